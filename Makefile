@@ -1,0 +1,52 @@
+# Breakwater's commands. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/breakwater-oci/breakwater/pkg/version.release=$(VERSION)
+BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+
+# Modules of their own, so that the product's go.mod names nothing that only tests need.
+SUITES := $(patsubst %/go.mod,%,$(wildcard test/conformance/go.mod test/e2e/go.mod))
+MODULES := . $(patsubst %/go.mod,%,$(wildcard test/*/go.mod))
+
+RIG := $(or $(BREAKWATER_RIG),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/breakwater-rig)
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: ## Run a hub and a node agent on this machine; ARGS="..." adds flags
+	@mkdir -p bin
+	@$(BUILD) -o bin/breakwater ./cmd/breakwater
+	@exec bin/breakwater up $(ARGS)
+
+build: ## Build all programs into bin/
+	@mkdir -p bin
+	$(BUILD) -o bin/ ./cmd/...
+
+test: ## Run all tests; what needs a missing component says so and is skipped (with CI=true: fails)
+	@failed=0; \
+	go test ./... || failed=1; \
+	for m in $(SUITES); do (cd $$m && go test -count=1 -timeout=30m ./...) || failed=1; done; \
+	exit $$failed
+
+check: ## Check formatting, vet and lint everything, and hold packages to the import table
+	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "not gofmt'ed:"; echo "$$out"; exit 1; fi
+	@for m in $(MODULES); do echo "vet $$m"; (cd $$m && go build -o /dev/null ./... && go vet ./...); done
+	@if [ -d test/arch ]; then go test ./test/arch; fi
+	@lint=$$(PATH="$(RIG)/bin:$$PATH" command -v golangci-lint) || { echo "golangci-lint is missing: run \`make rig\`"; exit 0; }; \
+	for m in $(MODULES); do echo "lint $$m"; (cd $$m && "$$lint" run --config $(CURDIR)/.golangci.yml ./...); done
+
+bench: ## Measure against real components; ARGS="..." adds flags
+	@cd test/bench && go run . $(ARGS)
+
+rig: ## Install what the tests run against (containerd, a registry, ...) and the linter
+	@test/rig/install.sh
+
+clean: ## Remove what was built here; what `make rig` installed stays
+	rm -rf bin
+
+.PHONY: help up build test check bench rig clean

@@ -1,0 +1,127 @@
+// Command breakwater-hub is the central registry: projects, proxies of upstream
+// registries, and their API.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/breakwater-oci/breakwater/hub"
+	"github.com/breakwater-oci/breakwater/pkg/config"
+	"github.com/breakwater-oci/breakwater/pkg/telemetry"
+	"github.com/breakwater-oci/breakwater/pkg/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := root().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "breakwater-hub: "+err.Error())
+		os.Exit(1)
+	}
+}
+
+func root() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use:   "breakwater-hub",
+		Short: "The registry hub of Breakwater",
+		Long: `The registry hub of Breakwater: projects of your own images, and proxies of upstream registries.
+
+Keys of the configuration file are also read from the environment: storage.filesystem.root
+is BREAKWATER_STORAGE_FILESYSTEM_ROOT. BREAKWATER_ADMIN_PASSWORD sets the admin's password.`,
+		Example: `  breakwater-hub check-config --config hub.yaml
+  breakwater-hub serve --config hub.yaml`,
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	c.PersistentFlags().StringVar(&file, "config", os.Getenv("BREAKWATER_CONFIG"), "configuration file (YAML); without one, the defaults")
+	c.AddCommand(
+		&cobra.Command{
+			Use: "serve", Short: "Serve until stopped", Args: cobra.NoArgs,
+			RunE: func(c *cobra.Command, _ []string) error { return serve(c.Context(), file) },
+		},
+		&cobra.Command{
+			Use: "check-config", Short: "Say whether the configuration is right", Args: cobra.NoArgs,
+			RunE: func(c *cobra.Command, _ []string) error {
+				if _, err := load(file); err != nil {
+					return err
+				}
+				fmt.Fprintln(c.OutOrStdout(), "the configuration is right")
+				return nil
+			},
+		},
+		migrateCommand(&file),
+		&cobra.Command{
+			Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+			Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), "breakwater-hub "+version.String()) },
+		},
+	)
+	return c
+}
+
+func migrateCommand(file *string) *cobra.Command {
+	var dryRun bool
+	c := &cobra.Command{
+		Use: "migrate", Short: "Bring the database's schema up to date", Args: cobra.NoArgs,
+		Long: "Bring the database's schema up to date. serve does so itself; this is for doing it ahead, or looking first.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := load(*file)
+			if err != nil {
+				return err
+			}
+			pending, err := hub.Migrate(c.Context(), cfg, dryRun)
+			if err != nil {
+				return err
+			}
+			for _, m := range pending {
+				if dryRun {
+					m = "would apply " + m
+				} else {
+					m = "applied " + m
+				}
+				fmt.Fprintln(c.OutOrStdout(), m)
+			}
+			if len(pending) == 0 {
+				fmt.Fprintln(c.OutOrStdout(), "nothing to do")
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be done")
+	return c
+}
+
+func load(file string) (hub.Config, error) {
+	cfg := hub.DefaultConfig("breakwater-data")
+	err := config.Load(file, &cfg, config.Options{Warn: func(s string) { fmt.Fprintln(os.Stderr, "breakwater-hub: warning: "+s) }})
+	return cfg, err
+}
+
+func serve(ctx context.Context, file string) error {
+	cfg, err := load(file)
+	if err != nil {
+		return err
+	}
+	log, err := telemetry.NewLoggerFor(os.Stderr, cfg.Log.Format, cfg.Log.Level)
+	if err != nil {
+		return err
+	}
+	h, err := hub.New(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	if p := h.GeneratedPassword(); p != "" {
+		fmt.Fprintf(os.Stderr, "The password of %s is %s (shown this once; BREAKWATER_ADMIN_PASSWORD sets another)\n", cfg.Auth.Admin.Username, p)
+	}
+	if err := h.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}

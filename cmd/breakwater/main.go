@@ -1,0 +1,68 @@
+// Command breakwater is the people's command line for a Breakwater hub, and
+// `breakwater up`, which runs hub and node agent on this machine.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/breakwater-oci/breakwater/pkg/version"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := root().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "breakwater: "+err.Error())
+		os.Exit(1)
+	}
+}
+
+func root() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "breakwater",
+		Short: "Run and manage a Breakwater registry hub and node cache",
+		Long: `Breakwater keeps a cluster pulling: a cache on each node, a registry hub behind it.
+
+Start with:
+
+  breakwater up                 hub and node agent on this machine, no configuration
+  breakwater login HUB          remember a hub and a user for the commands below
+  breakwater status             what was pulled lately, and where each blob came from`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown command %q; see breakwater --help", args[0])
+			}
+			return c.Help()
+		},
+	}
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return errors.Join(err, fmt.Errorf("see %s --help", c.CommandPath()))
+	})
+	c.AddCommand(upCommand(), loginCommand(), whoamiCommand(), projectCommand(), imageCommand(), statusCommand(), versionCommand())
+	return c
+}
+
+func versionCommand() *cobra.Command {
+	var format outputFormat
+	c := &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			v := struct {
+				Version string `json:"version"`
+			}{version.String()}
+			return format.print(c.OutOrStdout(), v, func(t *table) { t.line("breakwater " + v.Version) })
+		},
+	}
+	format.flag(c)
+	return c
+}

@@ -1,0 +1,112 @@
+// Package api is the hub's management API, /api/v1: handlers only, a file for
+// each resource. Its OpenAPI 3.1 document is made from them and served at
+// /api/v1/openapi.json.
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/breakwater-oci/breakwater/hub/meta"
+	"github.com/breakwater-oci/breakwater/pkg/hubapi"
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/pkg/pulls"
+)
+
+// Options join the API to the hub's parts.
+type Options struct {
+	Version   string
+	StartedAt time.Time
+	Rows      *meta.Store
+	Pulls     *pulls.Log
+	// Authenticate says who asks; an error refuses.
+	Authenticate func(*http.Request) (oci.Caller, error)
+	Filling      func() int
+	Upstreams    func(context.Context) ([]hubapi.Upstream, error)
+	// Reserved says whether a project's name is a proxy's.
+	Reserved func(name string) bool
+	Log      *slog.Logger
+}
+
+type server struct{ Options }
+
+// New returns the handler of everything under /api/v1.
+func New(o Options) http.Handler {
+	mux := http.NewServeMux()
+	cfg := huma.DefaultConfig("Breakwater hub", o.Version)
+	cfg.OpenAPIPath, cfg.DocsPath, cfg.SchemasPath = "/api/v1/openapi", "", "/api/v1/schemas"
+	cfg.Info.Description = "Management of a Breakwater hub. Images themselves are pushed and pulled by the OCI distribution API under /v2."
+	cfg.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"basic": {Type: "http", Scheme: "basic"}, "bearer": {Type: "http", Scheme: "bearer"},
+	}
+	cfg.Security = []map[string][]string{{"basic": {}}, {"bearer": {}}}
+	api := humago.New(mux, cfg)
+	s := &server{o}
+	s.routes(api)
+	return s.authenticate(mux)
+}
+
+// routes lists the whole API.
+func (s *server) routes(api huma.API) {
+	get(api, hubapi.PathWhoami, "whoami", "Who the caller is", s.whoami)
+	get(api, hubapi.PathStatus, "status", "State of the hub and its upstreams", s.status)
+	get(api, hubapi.PathPulls, "pulls", "Recent pulls, and where each blob came from", s.recentPulls)
+	get(api, hubapi.PathProjects, "list-projects", "Projects by name", s.listProjects)
+	huma.Register(api, huma.Operation{OperationID: "put-project", Method: http.MethodPut, Path: hubapi.PathProject, Summary: "Make a local project, or change it"}, s.putProject)
+	get(api, hubapi.PathRepositories, "list-repositories", "Repositories by name", s.listRepositories)
+	get(api, hubapi.PathTags, "list-tags", "Tags of a repository", s.listTags)
+}
+
+func get[I, O any](api huma.API, path, id, summary string, h func(context.Context, *I) (*O, error)) {
+	huma.Register(api, huma.Operation{OperationID: id, Method: http.MethodGet, Path: path, Summary: summary}, h)
+}
+
+// authenticate puts the caller into the context of each request. Wrong
+// credentials are refused even where none are needed.
+func (s *server) authenticate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		caller, err := s.Authenticate(r)
+		if err != nil {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.Header().Set("WWW-Authenticate", `Basic realm="breakwater"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			if _, err := w.Write([]byte(`{"title":"Unauthorized","status":401,"detail":"user name or password is wrong"}`)); err != nil {
+				s.Log.Debug("answer not sent", "err", err)
+			}
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(oci.WithCaller(r.Context(), caller)))
+	})
+}
+
+// admin refuses callers who may not see or change the whole hub.
+func admin(ctx context.Context) error {
+	switch c := oci.CallerFrom(ctx); {
+	case c.Anonymous():
+		return huma.Error401Unauthorized("log in first: breakwater login HUB")
+	case !c.Admin:
+		return huma.Error403Forbidden("this is for administrators")
+	}
+	return nil
+}
+
+// fail turns what the stores say into an answer; the cause is only logged.
+func (s *server) fail(err error) error {
+	var e *oci.Error
+	switch {
+	case errors.Is(err, meta.ErrNotFound):
+		return huma.Error404NotFound("there is no such thing")
+	case errors.Is(err, meta.ErrConflict):
+		return huma.Error409Conflict("the name is taken by a project of another kind")
+	case errors.As(err, &e):
+		return huma.NewError(e.Code.Status(), e.Text())
+	}
+	s.Log.Error("request failed", "err", err)
+	return huma.Error500InternalServerError("internal error")
+}

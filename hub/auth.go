@@ -1,0 +1,92 @@
+package hub
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/breakwater-oci/breakwater/hub/gate"
+	"github.com/breakwater-oci/breakwater/hub/identity"
+	"github.com/breakwater-oci/breakwater/hub/rbac"
+	"github.com/breakwater-oci/breakwater/pkg/httpx"
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/pkg/ociserver"
+)
+
+// frontDoor joins identity and rights to the registry's protocol: who asks,
+// what an answer of 401 says, and what a token is given for.
+type frontDoor struct {
+	identity *identity.Identity
+	gate     *gate.Access
+	name     func(ns, repo string) (string, error)
+	external string // base URL, "" for what the request says
+	forward  httpx.Forwarded
+}
+
+// authenticate puts the caller into a request's context.
+func (d *frontDoor) authenticate(r *http.Request) (context.Context, error) {
+	c, err := d.identity.Authenticate(r)
+	if err != nil {
+		return nil, err
+	}
+	// A token names repositories as the client does; the gate as the hub does.
+	for i, s := range c.Scopes {
+		if s.Type == "repository" {
+			if name, err := d.name("", s.Name); err == nil {
+				c.Scopes[i].Name = name
+			}
+		}
+	}
+	return oci.WithCaller(r.Context(), c), nil
+}
+
+// ping answers GET /v2/: a client that means to log in finds out how.
+func (d *frontDoor) ping(r *http.Request) error {
+	ctx, err := d.authenticate(r)
+	if err == nil && oci.CallerFrom(ctx).Anonymous() {
+		err = &oci.Error{Code: oci.Unauthorized}
+	}
+	return err
+}
+
+// base is the hub's URL as the client knows it.
+func (d *frontDoor) base(r *http.Request) string {
+	if d.external != "" {
+		return d.external
+	}
+	return d.forward.BaseURL(r)
+}
+
+// challenge asks for a token that would do for the request.
+func (d *frontDoor) challenge(r *http.Request, q ociserver.Request) string {
+	switch q.Kind {
+	case ociserver.Ping:
+		return identity.Challenge(d.base(r))
+	case ociserver.Catalog:
+		return identity.Challenge(d.base(r), oci.Scope{Type: "registry", Name: "catalog", Actions: []string{"*"}})
+	}
+	scope := oci.Scope{Type: "repository", Name: q.PathRepo, Actions: []string{string(rbac.Pull)}}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+	case http.MethodDelete:
+		scope.Actions = []string{string(rbac.Delete)}
+	default:
+		scope.Actions = append(scope.Actions, string(rbac.Push))
+	}
+	scopes := []oci.Scope{scope}
+	if from := r.URL.Query().Get("from"); q.Kind == ociserver.Uploads && oci.CheckName(from) == nil {
+		scopes = append(scopes, oci.Scope{Type: "repository", Name: from, Actions: []string{string(rbac.Pull)}})
+	}
+	return identity.Challenge(d.base(r), scopes...)
+}
+
+// grant is what of a scope a caller is given a token for.
+func (d *frontDoor) grant(ctx context.Context, c oci.Caller, s oci.Scope) ([]string, error) {
+	if s.Type == "repository" {
+		name, err := d.name("", s.Name)
+		if err != nil {
+			return nil, nil // no repository, so nothing to grant
+		}
+		s.Name = name
+	}
+	return d.gate.Grant(ctx, c, s)
+}

@@ -1,0 +1,226 @@
+package hub
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/bmatcuk/doublestar/v4"
+	"github.com/breakwater-oci/breakwater/pkg/config"
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+)
+
+// Config is hub.yaml. [DefaultConfig] gives the defaults named here.
+type Config struct {
+	// Listen is where the registry and the API are served. Default ":8080".
+	Listen string `yaml:"listen"`
+	// ExternalURL is what clients call the hub. Default: as the request says.
+	ExternalURL string `yaml:"externalURL"`
+	// TrustedProxies are the peers whose forwarded headers count.
+	TrustedProxies []netip.Prefix `yaml:"trustedProxies"`
+	TLS            TLS            `yaml:"tls"`
+	Metrics        Metrics        `yaml:"metrics"`
+	Log            Log            `yaml:"log"`
+	Metadata       Metadata       `yaml:"metadata"`
+	Storage        Storage        `yaml:"storage"`
+	Auth           Auth           `yaml:"auth"`
+	// EncryptionKeyFile holds the key that tokens are signed with. Default:
+	// made beside the database.
+	EncryptionKeyFile string `yaml:"encryptionKeyFile"`
+	// Proxies are the upstreams whose images the hub serves. Default: docker.io,
+	// ghcr.io, quay.io, registry.k8s.io and gcr.io.
+	Proxies []Proxy `yaml:"proxies"`
+	// DrainFor is how long running answers may take to end at a stop. Default 30s.
+	DrainFor config.Duration `yaml:"drainFor"`
+}
+
+// TLS serves HTTPS when both files are given; they are read again on change.
+type TLS struct {
+	CertFile string `yaml:"certFile"`
+	KeyFile  string `yaml:"keyFile"`
+}
+
+// Metrics is the port for /metrics, /healthz and /readyz. Default ":9090".
+type Metrics struct {
+	Listen string `yaml:"listen"`
+}
+
+// Log says how to log to standard error: format text or json (default text),
+// level debug, info, warn or error (default info).
+type Log struct {
+	Format string `yaml:"format"`
+	Level  string `yaml:"level"`
+}
+
+// Metadata is the database: driver sqlite and the path of its file. Default
+// ./breakwater-data/hub.db.
+type Metadata struct {
+	Driver string `yaml:"driver"`
+	DSN    string `yaml:"dsn"`
+}
+
+// Storage is where blobs are: driver filesystem and its folder. Default
+// ./breakwater-data/blobs.
+type Storage struct {
+	Driver     string     `yaml:"driver"`
+	Filesystem Filesystem `yaml:"filesystem"`
+}
+
+// Filesystem is a folder of blobs.
+type Filesystem struct {
+	Root string `yaml:"root"`
+}
+
+// Auth says who may do what.
+type Auth struct {
+	// AnonymousPull lets everybody pull what is public. Default true.
+	AnonymousPull bool  `yaml:"anonymousPull"`
+	Admin         Admin `yaml:"admin"`
+}
+
+// Admin is the first user. Without a password file BREAKWATER_ADMIN_PASSWORD
+// sets the password, else one is made and printed once.
+type Admin struct {
+	Username     string `yaml:"username"`
+	PasswordFile string `yaml:"passwordFile"`
+}
+
+// Proxy is one upstream.
+type Proxy struct {
+	// Registry is what images are called by, such as docker.io.
+	Registry string `yaml:"registry"`
+	// Path is the first segment of its repositories here. Default: the
+	// registry, with _ for the colon of a port.
+	Path string `yaml:"path"`
+	// URL is where it answers. Default https:// and the registry.
+	URL          string        `yaml:"url"`
+	CAFile       string        `yaml:"caFile"`
+	Username     string        `yaml:"username"`
+	Password     config.Secret `yaml:"password"`
+	PasswordFile string        `yaml:"passwordFile"`
+	// Allow are patterns (** for any depth) of repositories; none allows all.
+	Allow []string `yaml:"allow"`
+	// FreshFor is how long a tag is served without asking the upstream; 0 asks
+	// each time, by a HEAD.
+	FreshFor config.Duration `yaml:"freshFor"`
+	// ServeStale is how long past that it is served while the upstream cannot
+	// answer. Default 168h.
+	ServeStale config.Duration `yaml:"serveStale"`
+	// OnRemoved is what happens to what the upstream says is gone: reject
+	// (default) or serve.
+	OnRemoved string `yaml:"onRemoved"`
+	// Public lets everybody pull what an anonymous probe of the upstream could
+	// read. Default true.
+	Public bool       `yaml:"public"`
+	Cache  ProxyCache `yaml:"cache"`
+}
+
+// ProxyCache bounds what is kept of an upstream; 0 is no bound. What was used
+// longest ago goes first.
+type ProxyCache struct {
+	MaxBytes config.Size     `yaml:"maxBytes"`
+	KeepFor  config.Duration `yaml:"keepFor"`
+}
+
+// SetDefaults implements [config.Defaulter].
+func (p *Proxy) SetDefaults() {
+	p.ServeStale = config.Duration(7 * 24 * time.Hour)
+	p.OnRemoved = "reject"
+	p.Public = true
+}
+
+// complete fills in what follows from the registry's name.
+func (p Proxy) complete() Proxy {
+	if p.Path == "" {
+		p.Path = oci.RegistryPath(p.Registry)
+	}
+	if p.URL == "" {
+		p.URL = DefaultUpstream(p.Registry)
+	}
+	return p
+}
+
+// DefaultUpstream is the URL of a registry that nothing was said about.
+func DefaultUpstream(registry string) string {
+	if registry == oci.DockerHub {
+		return "https://registry-1.docker.io"
+	}
+	return "https://" + registry
+}
+
+// PublicRegistries are proxied and mirrored when nothing else is asked for.
+var PublicRegistries = []string{oci.DockerHub, "ghcr.io", "quay.io", "registry.k8s.io", "gcr.io"}
+
+// DefaultConfig is the configuration of a hub whose state lies in dataDir.
+func DefaultConfig(dataDir string) Config {
+	c := Config{
+		Listen: ":8080", Metrics: Metrics{Listen: ":9090"}, Log: Log{Format: "text", Level: "info"},
+		Metadata: Metadata{Driver: "sqlite", DSN: filepath.Join(dataDir, "hub.db")},
+		Storage:  Storage{Driver: "filesystem", Filesystem: Filesystem{Root: filepath.Join(dataDir, "blobs")}},
+		Auth:     Auth{AnonymousPull: true, Admin: Admin{Username: "admin"}},
+		DrainFor: config.Duration(30 * time.Second),
+	}
+	for _, r := range PublicRegistries {
+		p := Proxy{Registry: r}
+		p.SetDefaults()
+		c.Proxies = append(c.Proxies, p)
+	}
+	return c
+}
+
+// Validate implements [config.Validator].
+func (c *Config) Validate(p *config.Problems) {
+	p.ListenAddr("listen", c.Listen)
+	p.ListenAddr("metrics.listen", c.Metrics.Listen)
+	if c.ExternalURL != "" {
+		p.HTTPURL("externalURL", c.ExternalURL)
+	}
+	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
+		p.Add("tls", "certFile and keyFile go together")
+	}
+	p.OneOf("log.format", c.Log.Format, "text", "json")
+	p.OneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	p.OneOf("metadata.driver", c.Metadata.Driver, "sqlite")
+	p.Required("metadata.dsn", c.Metadata.DSN)
+	p.OneOf("storage.driver", c.Storage.Driver, "filesystem")
+	p.Required("storage.filesystem.root", c.Storage.Filesystem.Root)
+	p.Required("auth.admin.username", c.Auth.Admin.Username)
+	paths := make(map[string]int)
+	for i, x := range c.Proxies {
+		in := p.In(fmt.Sprintf("proxies[%d]", i))
+		x.validate(in)
+		path := x.complete().Path
+		if j, ok := paths[path]; ok {
+			in.Addf("path", "%q is proxies[%d]'s already", path, j)
+		}
+		paths[path] = i
+	}
+}
+
+func (x Proxy) validate(p *config.Problems) {
+	p.Required("registry", x.Registry)
+	if x.Registry == "" {
+		return
+	}
+	c := x.complete()
+	if err := oci.CheckName(c.Path + "/x"); err != nil {
+		p.Addf("path", "%q cannot begin a repository's name", c.Path)
+	}
+	p.HTTPURL("url", c.URL)
+	p.OneOf("onRemoved", x.OnRemoved, "reject", "serve")
+	if x.Username == "" && (x.Password != "" || x.PasswordFile != "") {
+		p.Add("username", "must be given with a password")
+	}
+	if x.Username != "" && x.Password == "" && x.PasswordFile == "" {
+		p.Add("passwordFile", "must be given with a username")
+	}
+	if x.Password != "" && x.PasswordFile != "" {
+		p.Add("passwordFile", "password is given as well; give one")
+	}
+	for i, a := range x.Allow {
+		if !doublestar.ValidatePattern(a) {
+			p.Addf(fmt.Sprintf("allow[%d]", i), "%q is not a pattern; want one like library/** or team/*", a)
+		}
+	}
+}

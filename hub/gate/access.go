@@ -1,0 +1,349 @@
+package gate
+
+import (
+	"context"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/breakwater-oci/breakwater/hub/rbac"
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+)
+
+// Sight says who may see a repository, without asking an upstream.
+type Sight interface {
+	// Visibility of a repository, there or not: of a local one its project's; a
+	// project that is not there is private. "" is a proxied one that no probe
+	// was made of yet.
+	Visibility(ctx context.Context, repo string) (oci.Visibility, error)
+	// Proxied says that reading the repository may cost its upstream a request.
+	Proxied(repo string) bool
+}
+
+// Access is a registry that lets each caller do what its rights allow.
+//
+// Rights to read may depend on whether a repository is public. A pull of a
+// local one is asked of the registry first and judged by the visibility in its
+// answer: that came with the row and is as true as the row, where a look-up of
+// its own would cost each anonymous pull a second query, and a cache of flags
+// would serve a project for a while after it was made private. A proxied
+// repository known to be private is refused before the upstream is asked.
+//
+// What a caller may not see and what is not there look the same.
+type Access struct {
+	oci.RefuseAll
+	inner oci.Registry
+	rules rbac.Rules
+	sight Sight
+}
+
+var _ oci.Registry = (*Access)(nil)
+
+// NewAccess guards inner.
+func NewAccess(inner oci.Registry, rules rbac.Rules, sight Sight) *Access {
+	return &Access{inner: inner, rules: rules, sight: sight}
+}
+
+var (
+	public  = rbac.Project{Public: true}
+	private = rbac.Project{}
+)
+
+func project(v oci.Visibility) rbac.Project { return rbac.Project{Public: v == oci.Public} }
+
+// refuse is the answer to a caller without the right.
+func (a *Access) refuse(c oci.Caller, p rbac.Project, action rbac.Action) error {
+	switch {
+	case c.Anonymous():
+		return &oci.Error{Code: oci.Unauthorized}
+	case a.rules.CanUnscoped(c, p, action):
+		return oci.Errorf(oci.Unauthorized, "the token is not for this: another one is needed")
+	case action == rbac.Pull:
+		return &oci.Error{Code: oci.NameUnknown}
+	}
+	return &oci.Error{Code: oci.Denied}
+}
+
+// allow decides before the registry is asked.
+func (a *Access) allow(ctx context.Context, repo string, action rbac.Action) error {
+	c := oci.CallerFrom(ctx)
+	if a.rules.Can(c, private, repo, action) {
+		return nil
+	}
+	if !a.rules.Can(c, public, repo, action) {
+		return a.refuse(c, public, action)
+	}
+	v, err := a.sight.Visibility(ctx, repo)
+	if err != nil || v == oci.Public {
+		return err
+	}
+	return a.refuse(c, private, action)
+}
+
+// pull asks the registry by get and judges its answer; before, where the
+// answer cannot matter or an upstream would be asked in vain.
+func pull[T any](ctx context.Context, a *Access, repo string, get func() (T, oci.Answer, error)) (out T, err error) {
+	c := oci.CallerFrom(ctx)
+	if a.rules.Can(c, private, repo, rbac.Pull) {
+		out, _, err = get()
+		return out, err
+	}
+	if !a.rules.Can(c, public, repo, rbac.Pull) {
+		return out, a.refuse(c, public, rbac.Pull)
+	}
+	if a.sight.Proxied(repo) {
+		switch v, err := a.sight.Visibility(ctx, repo); {
+		case err != nil:
+			return out, err
+		case v == oci.Private:
+			return out, a.refuse(c, private, rbac.Pull)
+		}
+	}
+	got, answer, err := get()
+	switch {
+	case err == nil && answer.Visibility == oci.Public:
+		return got, nil
+	case err == nil:
+		if opened, ok := any(got).(io.Closer); ok {
+			opened.Close() // its error would say that it is there
+		}
+		return out, a.refuse(c, private, rbac.Pull)
+	case !oci.IsAbsent(err):
+		return out, err
+	}
+	// That something is missing is said only where it could be seen.
+	switch v, lookup := a.sight.Visibility(ctx, repo); {
+	case lookup != nil:
+		return out, lookup
+	case v == oci.Private:
+		return out, a.refuse(c, private, rbac.Pull)
+	}
+	return out, err
+}
+
+// Resolve implements [oci.Puller].
+func (a *Access) Resolve(ctx context.Context, repo string, ref oci.Reference) (oci.Manifest, error) {
+	return pull(ctx, a, repo, func() (oci.Manifest, oci.Answer, error) {
+		m, err := a.inner.Resolve(ctx, repo, ref)
+		return m, m.Answer, err
+	})
+}
+
+// Manifest implements [oci.Puller].
+func (a *Access) Manifest(ctx context.Context, repo string, ref oci.Reference) (oci.Manifest, error) {
+	return pull(ctx, a, repo, func() (oci.Manifest, oci.Answer, error) {
+		m, err := a.inner.Manifest(ctx, repo, ref)
+		return m, m.Answer, err
+	})
+}
+
+// Stat implements [oci.Puller].
+func (a *Access) Stat(ctx context.Context, repo string, d oci.Digest) (oci.BlobInfo, error) {
+	return pull(ctx, a, repo, func() (oci.BlobInfo, oci.Answer, error) {
+		b, err := a.inner.Stat(ctx, repo, d)
+		return b, b.Answer, err
+	})
+}
+
+// Blob implements [oci.Puller].
+func (a *Access) Blob(ctx context.Context, repo string, d oci.Digest) (*oci.Blob, error) {
+	return pull(ctx, a, repo, func() (*oci.Blob, oci.Answer, error) {
+		b, err := a.inner.Blob(ctx, repo, d)
+		if err != nil {
+			return nil, oci.Answer{}, err
+		}
+		return b, b.Answer, nil
+	})
+}
+
+// Tags implements [oci.Lister].
+func (a *Access) Tags(ctx context.Context, repo string, n int, last string) ([]string, bool, error) {
+	if err := a.allow(ctx, repo, rbac.Pull); err != nil {
+		return nil, false, err
+	}
+	return a.inner.Tags(ctx, repo, n, last)
+}
+
+// Referrers implements [oci.Lister].
+func (a *Access) Referrers(ctx context.Context, repo string, d oci.Digest, artifactType string) ([]oci.Descriptor, error) {
+	if err := a.allow(ctx, repo, rbac.Pull); err != nil {
+		return nil, err
+	}
+	return a.inner.Referrers(ctx, repo, d, artifactType)
+}
+
+// innerPage is how many names are asked for at once when some may be left out.
+const innerPage = 1000
+
+// Repositories implements [oci.Lister]. It leaves out what the caller may not
+// pull; a page is full all the same.
+func (a *Access) Repositories(ctx context.Context, n int, last string) (names []string, more bool, err error) {
+	c := oci.CallerFrom(ctx)
+	if a.rules.Can(c, private, "", rbac.List) { // all of them
+		return a.inner.Repositories(ctx, n, last)
+	}
+	if n <= 0 {
+		n = innerPage
+	}
+	visible := a.lister(ctx, c)
+	for more = true; more; {
+		var page []string
+		if page, more, err = a.inner.Repositories(ctx, innerPage, last); err != nil {
+			return nil, false, err
+		}
+		for i, name := range page {
+			ok, err := visible(name)
+			if err != nil {
+				return nil, false, err
+			}
+			if ok {
+				names = append(names, name)
+			}
+			if len(names) > n { // the one that says that more follow
+				return names[:n], true, nil
+			}
+			last = page[i]
+		}
+	}
+	return names, false, nil
+}
+
+// lister says of names, in order, whether the caller may see them. All of a
+// local project are alike, and come together.
+func (a *Access) lister(ctx context.Context, c oci.Caller) func(repo string) (bool, error) {
+	var of string // the local project last looked up
+	var seen oci.Visibility
+	return func(repo string) (bool, error) {
+		if a.rules.Can(c, private, repo, rbac.List) {
+			return true, nil
+		}
+		if !a.rules.Can(c, public, repo, rbac.List) {
+			return false, nil
+		}
+		name, _, _ := strings.Cut(repo, "/")
+		if name != of || a.sight.Proxied(repo) {
+			var err error
+			if seen, err = a.sight.Visibility(ctx, repo); err != nil {
+				return false, err
+			}
+			of = name
+		}
+		return a.rules.Can(c, project(seen), repo, rbac.List), nil
+	}
+}
+
+// PutManifest implements [oci.Pusher].
+func (a *Access) PutManifest(ctx context.Context, repo string, ref oci.Reference, mediaType string, body []byte) (oci.Descriptor, error) {
+	if err := a.allow(ctx, repo, rbac.Push); err != nil {
+		return oci.Descriptor{}, err
+	}
+	return a.inner.PutManifest(ctx, repo, ref, mediaType, body)
+}
+
+// DeleteManifest implements [oci.Pusher].
+func (a *Access) DeleteManifest(ctx context.Context, repo string, ref oci.Reference) error {
+	if err := a.allow(ctx, repo, rbac.Delete); err != nil {
+		return err
+	}
+	return a.inner.DeleteManifest(ctx, repo, ref)
+}
+
+// DeleteBlob implements [oci.Pusher].
+func (a *Access) DeleteBlob(ctx context.Context, repo string, d oci.Digest) error {
+	if err := a.allow(ctx, repo, rbac.Delete); err != nil {
+		return err
+	}
+	return a.inner.DeleteBlob(ctx, repo, d)
+}
+
+// Mount implements [oci.Pusher]. What cannot be pulled from there is not
+// mounted, and the client is not told why. Nor is what is proxied: it is the
+// upstream's to say, each time, who may have it.
+func (a *Access) Mount(ctx context.Context, repo, from string, d oci.Digest) (bool, error) {
+	if err := a.allow(ctx, repo, rbac.Push); err != nil {
+		return false, err
+	}
+	if from == "" || a.sight.Proxied(from) {
+		return false, nil
+	}
+	if _, err := a.Stat(ctx, from, d); err != nil {
+		return false, nil
+	}
+	return a.inner.Mount(ctx, repo, from, d)
+}
+
+// StartUpload implements [oci.Pusher].
+func (a *Access) StartUpload(ctx context.Context, repo, alg string) (oci.Upload, error) {
+	if err := a.allow(ctx, repo, rbac.Push); err != nil {
+		return oci.Upload{}, err
+	}
+	return a.inner.StartUpload(ctx, repo, alg)
+}
+
+// UploadStatus implements [oci.Pusher].
+func (a *Access) UploadStatus(ctx context.Context, repo, id string) (oci.Upload, error) {
+	if err := a.allow(ctx, repo, rbac.Push); err != nil {
+		return oci.Upload{}, err
+	}
+	return a.inner.UploadStatus(ctx, repo, id)
+}
+
+// AppendUpload implements [oci.Pusher].
+func (a *Access) AppendUpload(ctx context.Context, repo, id string, off int64, r io.Reader, size int64) (oci.Upload, error) {
+	if err := a.allow(ctx, repo, rbac.Push); err != nil {
+		return oci.Upload{}, err
+	}
+	return a.inner.AppendUpload(ctx, repo, id, off, r, size)
+}
+
+// FinishUpload implements [oci.Pusher].
+func (a *Access) FinishUpload(ctx context.Context, repo, id string, d oci.Digest, off int64, r io.Reader, size int64) (oci.Descriptor, error) {
+	if err := a.allow(ctx, repo, rbac.Push); err != nil {
+		return oci.Descriptor{}, err
+	}
+	return a.inner.FinishUpload(ctx, repo, id, d, off, r, size)
+}
+
+// CancelUpload implements [oci.Pusher].
+func (a *Access) CancelUpload(ctx context.Context, repo, id string) error {
+	if err := a.allow(ctx, repo, rbac.Push); err != nil {
+		return err
+	}
+	return a.inner.CancelUpload(ctx, repo, id)
+}
+
+// Grant is what of a scope the caller is given a token for: the actions it
+// asks for that the caller may do. It is no promise: each request is judged
+// anew.
+func (a *Access) Grant(ctx context.Context, c oci.Caller, s oci.Scope) ([]string, error) {
+	switch {
+	case s.Type == "registry" && s.Name == "catalog" && a.rules.Can(c, public, "", rbac.List):
+		return s.Actions, nil // what is listed is judged name by name
+	case s.Type != "repository" || oci.CheckName(s.Name) != nil:
+		return nil, nil
+	}
+	p := private
+	if !a.rules.Can(c, private, s.Name, rbac.Pull) {
+		v, err := a.sight.Visibility(ctx, s.Name)
+		if err != nil {
+			return nil, err
+		}
+		p.Public = v != oci.Private // not known yet: the pull will show
+	}
+	var granted []string
+	for _, action := range s.Actions {
+		all := []rbac.Action{rbac.Action(action)}
+		if action == "*" {
+			all = everything
+		}
+		for _, one := range all {
+			if slices.Contains(everything, one) && a.rules.Can(c, p, s.Name, one) && !slices.Contains(granted, string(one)) {
+				granted = append(granted, string(one))
+			}
+		}
+	}
+	return granted, nil
+}
+
+// everything is what "*" stands for.
+var everything = []rbac.Action{rbac.Pull, rbac.Push, rbac.Delete}

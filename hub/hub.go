@@ -1,0 +1,373 @@
+// Package hub is the central registry: images pushed to it, proxies of
+// upstream registries, and the API by which both are managed. [New] shows how
+// its parts are joined.
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/breakwater-oci/breakwater/hub/api"
+	"github.com/breakwater-oci/breakwater/hub/blob"
+	"github.com/breakwater-oci/breakwater/hub/gate"
+	"github.com/breakwater-oci/breakwater/hub/identity"
+	"github.com/breakwater-oci/breakwater/hub/meta"
+	"github.com/breakwater-oci/breakwater/hub/proxy"
+	"github.com/breakwater-oci/breakwater/hub/rbac"
+	"github.com/breakwater-oci/breakwater/hub/registry"
+	"github.com/breakwater-oci/breakwater/pkg/config"
+	"github.com/breakwater-oci/breakwater/pkg/httpx"
+	"github.com/breakwater-oci/breakwater/pkg/hubapi"
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/pkg/ociclient"
+	"github.com/breakwater-oci/breakwater/pkg/ociserver"
+	"github.com/breakwater-oci/breakwater/pkg/pulls"
+	"github.com/breakwater-oci/breakwater/pkg/pullthrough"
+	"github.com/breakwater-oci/breakwater/pkg/telemetry"
+	"github.com/breakwater-oci/breakwater/pkg/version"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	keepPulls = 500
+	// tidyEvery is how often caches are held to their limits and dead uploads
+	// are removed.
+	tidyEvery = time.Minute
+	// stallAfter is how long a body may rest before it is ended.
+	stallAfter = 30 * time.Second
+)
+
+// Hub is the central registry.
+type Hub struct {
+	cfg       Config
+	log       *slog.Logger
+	metrics   *prometheus.Registry
+	rows      *meta.Store
+	fs        *blob.FS
+	fills     *proxy.Blobs
+	local     *registry.Registry
+	identity  *identity.Identity
+	upstreams []upstream
+	names     map[string]string // registry → path
+	limits    *limits
+	recent    *pulls.Log
+	health    *telemetry.Health
+	started   time.Time
+	listen    net.Listener
+	monitor   net.Listener
+	handler   http.Handler
+	password  string // of the admin, when it was made now
+}
+
+// upstream is one configured proxy with its parts.
+type upstream struct {
+	cfg     Proxy
+	client  *ociclient.Client
+	proxy   *proxy.Proxy
+	evictor *proxy.Evictor
+}
+
+// New opens database, storage and ports. Nothing is served before [Hub.Run];
+// a hub that is not run is closed by [Hub.Close].
+func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Hub, err error) {
+	h := &Hub{
+		cfg: cfg, log: log, metrics: telemetry.NewRegistry(), names: make(map[string]string),
+		recent: pulls.New(keepPulls), health: &telemetry.Health{}, started: time.Now().UTC(),
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.Close())
+		}
+	}()
+	if h.listen, err = httpx.Listen(cfg.Listen); err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if h.monitor, err = httpx.Listen(cfg.Metrics.Listen); err != nil {
+		return nil, fmt.Errorf("metrics.listen: %w", err)
+	}
+	if err := h.openStores(ctx); err != nil {
+		return nil, err
+	}
+	h.limits = newLimits(h.metrics)
+	if err := h.openProxies(ctx); err != nil {
+		return nil, err
+	}
+	if err := h.openIdentity(ctx); err != nil {
+		return nil, err
+	}
+	h.local = registry.New(h.fs, h.rows, registry.Options{Proxies: h.paths(), Log: log})
+	h.handler = h.routes()
+	return h, nil
+}
+
+func (h *Hub) openStores(ctx context.Context) (err error) {
+	if h.fs, err = blob.OpenFS(h.cfg.Storage.Filesystem.Root); err != nil {
+		return fmt.Errorf("storage: %w", err)
+	}
+	if h.rows, err = meta.Open(ctx, metaConfig(h.cfg, h.log)); err != nil {
+		return fmt.Errorf("metadata: %w", err)
+	}
+	if err := h.rows.Migrate(ctx); err != nil {
+		return fmt.Errorf("metadata: %w", err)
+	}
+	h.fills = proxy.NewBlobs(h.rows, h.fs, pullthrough.Options{Log: h.log})
+	if err := h.fills.Reclaim(ctx); err != nil {
+		return fmt.Errorf("reclaim the space of interrupted fetches: %w", err)
+	}
+	return proxy.Sweep(ctx, h.rows, h.fs)
+}
+
+func metaConfig(cfg Config, log *slog.Logger) meta.Config {
+	return meta.Config{Driver: cfg.Metadata.Driver, DSN: cfg.Metadata.DSN, Log: log}
+}
+
+// Migrate brings the database up to date, or with dryRun says what it would do.
+func Migrate(ctx context.Context, cfg Config, dryRun bool) (pending []string, err error) {
+	rows, err := meta.Open(ctx, metaConfig(cfg, nil))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	if pending, err = rows.Pending(ctx); err != nil || dryRun {
+		return pending, err
+	}
+	return pending, rows.Migrate(ctx)
+}
+
+// openProxies makes a project row and a proxy for each configured upstream.
+func (h *Hub) openProxies(ctx context.Context) error {
+	for _, c := range h.cfg.Proxies {
+		c = c.complete()
+		u, err := h.openProxy(ctx, c)
+		if err != nil {
+			return fmt.Errorf("proxy of %s: %w", c.Registry, err)
+		}
+		h.upstreams = append(h.upstreams, u)
+		h.names[oci.CanonicalRegistry(c.Registry)] = c.Path
+	}
+	return nil
+}
+
+func (h *Hub) openProxy(ctx context.Context, c Proxy) (u upstream, err error) {
+	o := ociclient.Options{
+		URL: c.URL, CAFile: c.CAFile, UserAgent: "breakwater-hub/" + version.String(), Log: h.log,
+		OnResponse: func(res *http.Response) { h.limits.see(c.Registry, res) },
+	}
+	anonymous, err := ociclient.New(o)
+	if err != nil {
+		return u, err
+	}
+	client := anonymous
+	if c.Username != "" {
+		o.Username = c.Username
+		o.Password = func() (string, error) {
+			s, err := config.ReadSecret(c.Password, c.PasswordFile, nil)
+			return s.Reveal(), err
+		}
+		if _, err := o.Password(); err != nil {
+			return u, err
+		}
+		if client, err = ociclient.New(o); err != nil {
+			return u, err
+		}
+	}
+	project, err := h.rows.PutProject(ctx, meta.Project{Name: c.Path, Kind: meta.Proxy, Public: c.Public, Source: meta.FromFile})
+	if errors.Is(err, meta.ErrConflict) {
+		return u, fmt.Errorf("a project of pushed images is called %q already; give the proxy another path", c.Path)
+	}
+	if err != nil {
+		return u, err
+	}
+	return upstream{
+		cfg: c, client: client,
+		proxy: proxy.New(h.rows, h.fills, proxy.Options{
+			Registry: c.Registry, Path: c.Path, Allow: c.Allow, FreshFor: time.Duration(c.FreshFor), ServeStale: time.Duration(c.ServeStale),
+			KeepRemoved: c.OnRemoved == "serve", Public: c.Public, Credentials: c.Username != "",
+			Upstream: client, Anonymous: anonymous, Log: h.log,
+		}),
+		evictor: &proxy.Evictor{
+			Rows: h.rows, FS: h.fs, Project: project.ID, Log: h.log,
+			Limits: proxy.Limits{MaxBytes: int64(c.Cache.MaxBytes), KeepFor: time.Duration(c.Cache.KeepFor)},
+		},
+	}, nil
+}
+
+// paths are the first segments that belong to proxies.
+func (h *Hub) paths() []string {
+	var all []string
+	for _, u := range h.upstreams {
+		all = append(all, u.cfg.Path)
+	}
+	return all
+}
+
+func (h *Hub) openIdentity(ctx context.Context) (err error) {
+	key := h.cfg.EncryptionKeyFile
+	if key == "" {
+		key = filepath.Join(filepath.Dir(h.cfg.Metadata.DSN), "token.key")
+	}
+	if h.identity, err = identity.New(h.rows, identity.Options{KeyFile: key, Log: h.log}); err != nil {
+		return fmt.Errorf("identity: %w", err)
+	}
+	password, err := config.ReadSecret("", h.cfg.Auth.Admin.PasswordFile, func(s string) { h.log.Warn(s) })
+	if err != nil {
+		return fmt.Errorf("auth.admin.passwordFile: %w", err)
+	}
+	if password == "" {
+		password = config.Secret(os.Getenv("BREAKWATER_ADMIN_PASSWORD"))
+	}
+	h.password, err = h.identity.EnsureAdmin(ctx, h.cfg.Auth.Admin.Username, password.Reveal())
+	return err
+}
+
+// routes lists all that is served on the hub's port.
+func (h *Hub) routes() http.Handler {
+	proxies, configured := make(map[string]*proxy.Proxy), make(map[string]Proxy)
+	for _, u := range h.upstreams {
+		proxies[u.cfg.Path], configured[u.cfg.Path] = u.proxy, u.cfg
+	}
+	all := &router{local: h.local, proxies: proxies, names: h.names, rows: h.rows}
+	guarded := gate.NewAccess(all, rbac.Rules{AnonymousPull: h.cfg.Auth.AnonymousPull}, sight{h.rows, configured})
+	front := &frontDoor{
+		identity: h.identity, gate: guarded, name: all.name,
+		external: h.cfg.ExternalURL, forward: httpx.NewForwarded(h.cfg.TrustedProxies),
+	}
+	v2 := ociserver.New(guarded, ociserver.Options{
+		Name: all.name, Authenticate: front.authenticate, Challenge: front.challenge, Ping: front.ping,
+		StallTimeout: stallAfter, Observe: h.recent.Observe, Log: h.log,
+		Metrics: h.metrics, MetricsNamespace: "breakwater_hub",
+	})
+	mux := http.NewServeMux()
+	mux.Handle(identity.TokenPath, h.identity.TokenHandler(front.grant))
+	mux.Handle("/api/v1/", api.New(api.Options{
+		Version: version.String(), StartedAt: h.started, Rows: h.rows, Pulls: h.recent, Authenticate: h.identity.Authenticate,
+		Filling: h.fills.Filling, Upstreams: h.upstreamStatus, Reserved: func(name string) bool { return proxies[name] != nil }, Log: h.log,
+	}))
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		fmt.Fprintf(w, "This is a Breakwater hub %s. Images are under /v2, its API under /api/v1 (openapi.json).\n", version.String())
+	})
+	door := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") { // before any mux: repository names hold slashes
+			v2.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+	return httpx.Middleware{Log: h.log, Forwarded: front.forward}.Wrap(door)
+}
+
+// Registries are the upstreams that are proxied, by name.
+func (h *Hub) Registries() []string {
+	var all []string
+	for _, u := range h.upstreams {
+		all = append(all, u.cfg.Registry)
+	}
+	return all
+}
+
+// Addr is where the hub is served, for a configuration with port 0.
+func (h *Hub) Addr() string { return h.listen.Addr().String() }
+
+// MonitorAddr is where metrics and health are served.
+func (h *Hub) MonitorAddr() string { return h.monitor.Addr().String() }
+
+// GeneratedPassword is the admin's password when this start has made it: to be
+// shown once. "" otherwise.
+func (h *Hub) GeneratedPassword() string { return h.password }
+
+// Run serves until ctx ends, then lets running answers end.
+func (h *Hub) Run(ctx context.Context) error {
+	defer h.Close()
+	h.health.Add("database", h.rows.Ping)
+	h.log.Info("hub ready", "listen", h.Addr(), "metrics", h.MonitorAddr(), "version", version.String())
+	g, gctx := errgroup.WithContext(ctx)
+	o := httpx.Options{Grace: time.Duration(h.cfg.DrainFor), Log: h.log, TLS: httpx.TLSFiles{CertFile: h.cfg.TLS.CertFile, KeyFile: h.cfg.TLS.KeyFile}}
+	g.Go(func() error { return httpx.Serve(gctx, h.listen, h.handler, o) })
+	g.Go(func() error {
+		return httpx.Serve(gctx, h.monitor, telemetry.Handler(h.metrics, h.health), httpx.Options{Grace: time.Second, Log: h.log})
+	})
+	g.Go(func() error {
+		<-gctx.Done()
+		h.health.Drain()
+		return nil
+	})
+	g.Go(func() error { h.tidyForever(gctx); return nil })
+	return g.Wait()
+}
+
+// Close frees what New opened. Run does so itself.
+func (h *Hub) Close() error {
+	var errs []error
+	for _, l := range []net.Listener{h.listen, h.monitor} {
+		if l != nil {
+			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if h.fills != nil {
+		h.fills.Close()
+		h.fills = nil
+	}
+	if h.rows != nil {
+		errs = append(errs, h.rows.Close())
+		h.rows = nil
+	}
+	return errors.Join(errs...)
+}
+
+// tidyForever keeps caches within their limits and removes dead uploads.
+func (h *Hub) tidyForever(ctx context.Context) {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			h.tidy(ctx)
+		}
+	}
+}
+
+func (h *Hub) tidy(ctx context.Context) {
+	for _, u := range h.upstreams {
+		if _, err := u.evictor.Run(ctx); err != nil && ctx.Err() == nil {
+			h.log.Error("proxy cache not held to its limits", "upstream", u.cfg.Registry, "err", err)
+		}
+	}
+	if err := h.local.Reap(ctx); err != nil && ctx.Err() == nil {
+		h.log.Error("dead uploads not removed", "err", err)
+	}
+}
+
+// upstreamStatus is what the API says of each upstream.
+func (h *Hub) upstreamStatus(ctx context.Context) ([]hubapi.Upstream, error) {
+	all := make([]hubapi.Upstream, 0, len(h.upstreams))
+	for _, u := range h.upstreams {
+		used, err := h.rows.CacheBytes(ctx, u.evictor.Project)
+		if err != nil {
+			return nil, err
+		}
+		s := hubapi.Upstream{
+			Registry: u.cfg.Registry, Path: u.cfg.Path, URL: u.cfg.URL, Public: u.cfg.Public,
+			RateLimit: h.limits.get(u.cfg.Registry), CacheBytes: used, CacheMaxBytes: int64(u.cfg.Cache.MaxBytes),
+		}
+		if held := u.client.Held(); !held.IsZero() {
+			s.HeldUntil = &held
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}

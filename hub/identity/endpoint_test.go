@@ -1,0 +1,186 @@
+package identity
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+)
+
+// onlyPulls grants admins all, and everybody to pull what begins with "open/".
+func onlyPulls(_ context.Context, c oci.Caller, s oci.Scope) ([]string, error) {
+	switch {
+	case s.Name == "broken":
+		return nil, errors.New("no database")
+	case c.Admin:
+		return s.Actions, nil
+	case strings.HasPrefix(s.Name, "open/") && slices.Contains(s.Actions, "pull"):
+		return []string{"pull"}, nil
+	}
+	return nil, nil
+}
+
+func TestTokenEndpoint(t *testing.T) {
+	c := newClock()
+	i := newIdentity(t, c)
+	srv := httptest.NewServer(i.TokenHandler(onlyPulls))
+	defer srv.Close()
+	token, _, err := i.issue(admin, nil)
+	must(t, err)
+
+	form := func(kv ...string) string {
+		v := make(url.Values)
+		for j := 0; j < len(kv); j += 2 {
+			v.Add(kv[j], kv[j+1])
+		}
+		return v.Encode()
+	}
+	scope := func(name string, actions ...string) oci.Scope {
+		return oci.Scope{Type: "repository", Name: name, Actions: actions}
+	}
+	for _, tt := range []struct {
+		name, method, query, body string
+		authorize                 *http.Request // "" for nobody
+		status                    int
+		says                      string // in the body of a refusal
+		want                      oci.Caller
+	}{
+		{"anonymous", "GET", "service=breakwater&scope=repository:open/app:pull", "", nil, 200, "", oci.Caller{Scopes: []oci.Scope{scope("open/app", "pull")}}},
+		{"anonymous, for more than it may", "GET", "scope=repository:open/app:pull,push&scope=repository:closed/app:pull", "", nil, 200, "", oci.Caller{Scopes: []oci.Scope{scope("open/app", "pull")}}},
+		{"anonymous, for nothing", "GET", "", "", nil, 200, "", oci.Caller{Scopes: []oci.Scope{}}},
+		{"two scopes in one", "GET", form("scope", "repository:a:pull repository:b:pull,push"), "", basic("admin", adminPassword), 200, "",
+			oci.Caller{Name: "admin", Admin: true, Scopes: []oci.Scope{scope("a", "pull"), scope("b", "pull", "push")}}},
+		{"a scope that cannot be read", "GET", "scope=nonsense&scope=repository:a:pull", "", basic("admin", adminPassword), 200, "",
+			oci.Caller{Name: "admin", Admin: true, Scopes: []oci.Scope{scope("a", "pull")}}},
+		{"another service's name", "GET", "service=harbor-registry&account=admin&client_id=docker&offline_token=true&scope=repository:a:pull", "", basic("admin", adminPassword), 200, "",
+			oci.Caller{Name: "admin", Admin: true, Scopes: []oci.Scope{scope("a", "pull")}}},
+		{"wrong password", "GET", "scope=repository:open/app:pull", "", basic("admin", "wrong"), 401, "UNAUTHORIZED", oci.Caller{}},
+		{"by a token", "GET", "", "", request("Bearer " + token), 401, "UNAUTHORIZED", oci.Caller{}},
+		{"post", "POST", "", form("grant_type", "password", "username", "admin", "password", adminPassword, "service", "breakwater", "client_id", "containerd-client", "scope", "repository:a:pull repository:b:push"), nil, 200, "",
+			oci.Caller{Name: "admin", Admin: true, Scopes: []oci.Scope{scope("a", "pull"), scope("b", "push")}}},
+		{"post, wrong password", "POST", "", form("grant_type", "password", "username", "admin", "password", "wrong"), nil, 401, "UNAUTHORIZED", oci.Caller{}},
+		{"post, password in the query", "POST", form("grant_type", "password", "username", "admin", "password", adminPassword), "", nil, 400, "invalid_request", oci.Caller{}},
+		{"post, refresh", "POST", "", form("grant_type", "refresh_token", "refresh_token", "x"), nil, 400, "unsupported_grant_type", oci.Caller{}},
+		{"post, too long", "POST", "", form("grant_type", strings.Repeat("x", maxForm)), nil, 400, "invalid_request", oci.Caller{}},
+		{"put", "PUT", "", "", nil, 405, "UNSUPPORTED", oci.Caller{}},
+		{"a fault", "GET", "scope=repository:broken:pull", "", nil, 500, "UNKNOWN", oci.Caller{}},
+	} {
+		r, err := http.NewRequest(tt.method, srv.URL+TokenPath+"?"+tt.query, strings.NewReader(tt.body))
+		must(t, err)
+		if tt.method == "POST" {
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		}
+		if tt.authorize != nil {
+			r.Header.Set("Authorization", tt.authorize.Header.Get("Authorization"))
+		}
+		res, err := http.DefaultClient.Do(r)
+		must(t, err)
+		body, err := io.ReadAll(res.Body)
+		must(t, errors.Join(err, res.Body.Close()))
+		if res.StatusCode != tt.status || !strings.Contains(string(body), tt.says) {
+			t.Errorf("%s: %d %s, want %d %s", tt.name, res.StatusCode, body, tt.status, tt.says)
+			continue
+		}
+		if got := res.Header.Get("WWW-Authenticate"); (got != "") != (tt.status == 401) {
+			t.Errorf("%s: WWW-Authenticate is %q", tt.name, got)
+		}
+		if strings.Contains(string(body), "no database") {
+			t.Errorf("%s: the client is told of the cause: %s", tt.name, body)
+		}
+		if tt.status != 200 {
+			continue
+		}
+		var a answer
+		must(t, json.Unmarshal(body, &a))
+		if a.Token == "" || a.Token != a.AccessToken || a.ExpiresIn != 300 || a.IssuedAt != c.now().Format(time.RFC3339) || a.TokenType != "Bearer" ||
+			res.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: %s %v", tt.name, body, res.Header)
+		}
+		got, err := i.verify(a.Token)
+		if diff := cmp.Diff(tt.want, got); diff != "" || err != nil {
+			t.Errorf("%s: the token's caller: %v (-want +got)\n%s", tt.name, err, diff)
+		}
+	}
+}
+
+func TestManyScopesAreCutOff(t *testing.T) {
+	i := newIdentity(t, newClock())
+	asked := 0
+	h := i.TokenHandler(func(context.Context, oci.Caller, oci.Scope) ([]string, error) { asked++; return nil, nil })
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", TokenPath+"?"+strings.Repeat("scope=repository:a:pull&", 1000), nil))
+	if w.Code != 200 || asked != maxScopes {
+		t.Errorf("%d, %d scopes were looked at; want 200, %d", w.Code, asked, maxScopes)
+	}
+}
+
+func TestParseScope(t *testing.T) {
+	for _, tt := range []struct {
+		in   string
+		want oci.Scope
+		ok   bool
+	}{
+		{"repository:team/app:pull", oci.Scope{Type: "repository", Name: "team/app", Actions: []string{"pull"}}, true},
+		{"repository:team/app:pull,push,", oci.Scope{Type: "repository", Name: "team/app", Actions: []string{"pull", "push"}}, true},
+		{"repository:host:5000/app:*", oci.Scope{Type: "repository", Name: "host:5000/app", Actions: []string{"*"}}, true},
+		{"repository(plugin):app:pull", oci.Scope{Type: "repository", Name: "app", Actions: []string{"pull"}}, true},
+		{"registry:catalog:*", oci.Scope{Type: "registry", Name: "catalog", Actions: []string{"*"}}, true},
+		{"", oci.Scope{}, false},
+		{"repository", oci.Scope{}, false},
+		{"repository:app", oci.Scope{}, false},
+		{"repository::pull", oci.Scope{}, false},
+		{"repository:app:", oci.Scope{}, false},
+		{":app:pull", oci.Scope{}, false},
+	} {
+		got, ok := ParseScope(tt.in)
+		if ok != tt.ok || ok && !cmp.Equal(tt.want, got) {
+			t.Errorf("ParseScope(%q) = %+v, %v; want %+v, %v", tt.in, got, ok, tt.want, tt.ok)
+		}
+	}
+}
+
+func FuzzParseScope(f *testing.F) {
+	for _, s := range []string{"repository:team/app:pull,push", "registry:catalog:*", "repository(plugin):a:b:c", "::", "a(:b:c"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		scope, ok := ParseScope(s)
+		if !ok {
+			return
+		}
+		again, ok := ParseScope(FormatScope(scope))
+		if !ok || !cmp.Equal(scope, again) {
+			t.Errorf("%q is %+v, which is written and read as %+v, %v", s, scope, again, ok)
+		}
+	})
+}
+
+func TestChallenge(t *testing.T) {
+	pull := oci.Scope{Type: "repository", Name: "x", Actions: []string{"pull", "push"}}
+	for _, tt := range []struct {
+		base   string
+		scopes []oci.Scope
+		want   string
+	}{
+		{"https://hub.test", nil, `Bearer realm="https://hub.test/service/token",service="breakwater"`},
+		{"https://hub.test/", []oci.Scope{pull}, `Bearer realm="https://hub.test/service/token",service="breakwater",scope="repository:x:pull,push"`},
+		{"http://hub:8080", []oci.Scope{pull, {Type: "repository", Name: "y", Actions: []string{"pull"}}},
+			`Bearer realm="http://hub:8080/service/token",service="breakwater",scope="repository:x:pull,push repository:y:pull"`},
+		{`http://a"b`, nil, `Bearer realm="http://a\"b/service/token",service="breakwater"`},
+	} {
+		if got := Challenge(tt.base, tt.scopes...); got != tt.want {
+			t.Errorf("Challenge(%q, %v) = %s, want %s", tt.base, tt.scopes, got, tt.want)
+		}
+	}
+}

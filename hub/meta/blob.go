@@ -1,0 +1,164 @@
+package meta
+
+import (
+	"context"
+	"time"
+
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+)
+
+// Blob is bytes that are stored, or are known to a proxy and may be fetched.
+type Blob struct {
+	ID         int64 // 0: the bytes are not here
+	Digest     oci.Digest
+	SizeBytes  int64
+	StorageKey string // "": the bytes are not here
+	LastUsedAt time.Time
+}
+
+// GrantedBlob is a blob as a repository knows it.
+type GrantedBlob struct {
+	Blob
+	Place
+	LearntAt  time.Time // when the repository was given it
+	CheckedAt time.Time // when the upstream last confirmed it, see [Store.ConfirmRef]
+}
+
+// RepoBlob returns a blob by its digest, if the repository has a grant for it,
+// else ErrNotFound.
+func (s *Store) RepoBlob(ctx context.Context, repo string, d oci.Digest) (b GrantedBlob, err error) {
+	defer wrap(&err, "meta.RepoBlob(%q, %s)", repo, d)
+	err = s.db.QueryRow(ctx, `
+		SELECT `+placeColumns+`, g.blob_digest, coalesce(b.size_bytes, g.size_bytes), coalesce(b.id, 0),
+		       coalesce(b.storage_key, ''), coalesce(b.last_used_at, 0), g.learnt_at, coalesce(c.checked_at, 0)
+		  FROM repos r JOIN projects p ON p.id = r.project_id
+		  JOIN repo_blobs g ON g.repo_id = r.id
+		  LEFT JOIN blobs b ON b.digest = g.blob_digest AND b.state = 'live'
+		  LEFT JOIN ref_checks c ON c.repo_id = r.id AND c.digest = g.blob_digest
+		 WHERE r.name = $1 AND g.blob_digest = $2`, repo, d).
+		Scan(b.dest(&b.Digest, &b.SizeBytes, &b.ID, &b.StorageKey, micros{&b.LastUsedAt},
+			micros{&b.LearntAt}, micros{&b.CheckedAt})...)
+	return b, err
+}
+
+// LiveBlob returns stored bytes by their digest, whoever may read them, or
+// ErrNotFound.
+func (s *Store) LiveBlob(ctx context.Context, d oci.Digest) (b Blob, err error) {
+	defer wrap(&err, "meta.LiveBlob(%s)", d)
+	return liveBlob(ctx, s.db, d)
+}
+
+func liveBlob(ctx context.Context, q querier, d oci.Digest) (b Blob, err error) {
+	err = q.QueryRow(ctx, `
+		SELECT id, digest, size_bytes, storage_key, last_used_at
+		  FROM blobs WHERE digest = $1 AND state = 'live' `+forKeyShare, d).
+		Scan(&b.ID, &b.Digest, &b.SizeBytes, &b.StorageKey, micros{&b.LastUsedAt})
+	return b, err
+}
+
+// addBlob makes the bytes at b.StorageKey the blob of its digest; the row of
+// the one there is, and false, when another came first.
+func (s *Store) addBlob(ctx context.Context, q querier, b Blob) (_ Blob, won bool, err error) {
+	now := s.nowMicros()
+	n, err := q.Exec(ctx, `
+		INSERT INTO blobs (digest, size_bytes, storage_key, state, created_at, last_used_at)
+		VALUES ($1, $2, $3, 'live', $4, $4)
+		ON CONFLICT (digest) WHERE state = 'live' DO NOTHING`, b.Digest, b.SizeBytes, b.StorageKey, now)
+	if err != nil {
+		return Blob{}, false, err
+	}
+	b, err = liveBlob(ctx, q, b.Digest)
+	return b, n > 0, err
+}
+
+// Grant makes blobs readable in a repository, whether their bytes are here or
+// not.
+func (s *Store) Grant(ctx context.Context, repoID int64, blobs ...oci.Descriptor) (err error) {
+	defer wrap(&err, "meta.Grant(%d)", repoID)
+	return s.write(ctx, func(q querier) error {
+		for _, d := range blobs {
+			if err := s.grant(ctx, q, repoID, d.Digest, d.Size); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s *Store) grant(ctx context.Context, q querier, repoID int64, d oci.Digest, sizeBytes int64) error {
+	_, err := q.Exec(ctx, `
+		INSERT INTO repo_blobs (repo_id, blob_digest, size_bytes, learnt_at) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (repo_id, blob_digest) DO NOTHING`, repoID, d, sizeBytes, s.nowMicros())
+	return err
+}
+
+// DeleteGrant takes a blob out of a repository; its bytes stay. ErrNotFound:
+// it is not in there. An [InUseError]: one of the repository's manifests
+// names it.
+func (s *Store) DeleteGrant(ctx context.Context, repo string, d oci.Digest) (err error) {
+	defer wrap(&err, "meta.DeleteGrant(%q, %s)", repo, d)
+	return s.write(ctx, func(q querier) error {
+		n, err := q.Exec(ctx, `
+			DELETE FROM repo_blobs
+			 WHERE blob_digest = $2 AND repo_id = (SELECT id FROM repos WHERE name = $1)`, repo, d)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return ErrNotFound
+		}
+		var by oci.Digest
+		err = q.QueryRow(ctx, `
+			SELECT m.digest FROM manifest_refs f
+			  JOIN manifests m ON m.id = f.manifest_id JOIN repos r ON r.id = m.repo_id
+			 WHERE f.digest = $2 AND f.kind = 'blob' AND r.name = $1 LIMIT 1`, repo, d).Scan(&by)
+		switch {
+		case err == nil:
+			return &InUseError{By: by}
+		case isNoRow(err):
+			return nil
+		}
+		return err
+	})
+}
+
+// Mount makes a blob of the repository from readable in repo, a local one that
+// it makes when need be. ErrNotFound: it is not in from, or its bytes are not
+// here.
+func (s *Store) Mount(ctx context.Context, repo, from string, d oci.Digest) (err error) {
+	defer wrap(&err, "meta.Mount(%q, %q, %s)", repo, from, d)
+	return s.write(ctx, func(q querier) error {
+		b, err := liveBlob(ctx, q, d)
+		if err != nil {
+			return err
+		}
+		var one int
+		err = q.QueryRow(ctx, `
+			SELECT 1 FROM repo_blobs g JOIN repos r ON r.id = g.repo_id
+			 WHERE r.name = $1 AND g.blob_digest = $2`, from, d).Scan(&one)
+		if err != nil {
+			return err
+		}
+		r, err := s.ensureRepo(ctx, q, repo, Local)
+		if err != nil {
+			return err
+		}
+		return s.grant(ctx, q, r.RepoID, d, b.SizeBytes)
+	})
+}
+
+// Orphans lists those of some storage keys that no row speaks of. Rows come
+// before files and go after them, so there should be none.
+func (s *Store) Orphans(ctx context.Context, storageKeys []string) (orphans []string, err error) {
+	defer wrap(&err, "meta.Orphans")
+	list, err := jsonText(append([]string{}, storageKeys...)) // nil is no array
+	if err != nil {
+		return nil, err
+	}
+	rs, err := s.db.Query(ctx, `
+		SELECT d.value FROM `+eachOf1+`
+		 WHERE NOT EXISTS (SELECT 1 FROM blobs b WHERE b.storage_key = d.value)
+		   AND NOT EXISTS (SELECT 1 FROM uploads u WHERE u.storage_key = d.value)
+		   AND NOT EXISTS (SELECT 1 FROM fills f WHERE f.storage_key = d.value)`, list)
+	return collect(rs, err, func(r row, key *string) error { return r.Scan(key) })
+}

@@ -1,0 +1,296 @@
+package meta
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+)
+
+// Manifest is a manifest as a repository knows it, by a tag or by its digest.
+type Manifest struct {
+	Place
+	ID         int64 // 0: a proxy's tag that names a manifest which is not stored yet
+	Digest     oci.Digest
+	MediaType  string
+	SizeBytes  int64
+	Body       []byte // nil when it was not asked for, or is not stored yet
+	LastPullAt time.Time
+	// CheckedAt is when a proxy's upstream last said so: that the tag points
+	// here or, by digest, that the manifest can be read ([Store.ConfirmRef]).
+	CheckedAt time.Time
+}
+
+// Descriptor is the manifest's media type, digest and size.
+func (m *Manifest) Descriptor() oci.Descriptor {
+	return oci.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.SizeBytes}
+}
+
+// ManifestByTag returns the manifest a tag points at, with its body, or
+// ErrNotFound.
+func (s *Store) ManifestByTag(ctx context.Context, repo, tag string) (m Manifest, err error) {
+	defer wrap(&err, "meta.ManifestByTag(%q, %q)", repo, tag)
+	err = s.db.QueryRow(ctx, `
+		SELECT `+placeColumns+`, t.digest, t.media_type, t.size_bytes, t.checked_at,
+		       coalesce(m.id, 0), coalesce(m.last_pull_at, 0), m.body
+		  FROM repos r JOIN projects p ON p.id = r.project_id
+		  JOIN tags t ON t.repo_id = r.id
+		  LEFT JOIN manifests m ON m.repo_id = r.id AND m.digest = t.digest
+		 WHERE r.name = $1 AND t.name = $2`, repo, tag).
+		Scan(m.dest(&m.Digest, &m.MediaType, &m.SizeBytes, micros{&m.CheckedAt}, &m.ID, micros{&m.LastPullAt}, &m.Body)...)
+	return m, err
+}
+
+// ManifestByDigest returns a stored manifest, with its body, or ErrNotFound.
+func (s *Store) ManifestByDigest(ctx context.Context, repo string, d oci.Digest) (m Manifest, err error) {
+	defer wrap(&err, "meta.ManifestByDigest(%q, %s)", repo, d)
+	err = s.db.QueryRow(ctx, `
+		SELECT `+placeColumns+`, m.digest, m.media_type, m.size_bytes, coalesce(c.checked_at, 0), m.id, m.last_pull_at, m.body
+		  FROM repos r JOIN projects p ON p.id = r.project_id
+		  JOIN manifests m ON m.repo_id = r.id
+		  LEFT JOIN ref_checks c ON c.repo_id = r.id AND c.digest = m.digest
+		 WHERE r.name = $1 AND m.digest = $2`, repo, d).
+		Scan(m.dest(&m.Digest, &m.MediaType, &m.SizeBytes, micros{&m.CheckedAt}, &m.ID, micros{&m.LastPullAt}, &m.Body)...)
+	return m, err
+}
+
+// StatTag is ManifestByTag without the body.
+func (s *Store) StatTag(ctx context.Context, repo, tag string) (m Manifest, err error) {
+	defer wrap(&err, "meta.StatTag(%q, %q)", repo, tag)
+	err = s.db.QueryRow(ctx, `
+		SELECT `+placeColumns+`, t.digest, t.media_type, t.size_bytes, t.checked_at,
+		       coalesce(m.id, 0), coalesce(m.last_pull_at, 0)
+		  FROM repos r JOIN projects p ON p.id = r.project_id
+		  JOIN tags t ON t.repo_id = r.id
+		  LEFT JOIN manifests m ON m.repo_id = r.id AND m.digest = t.digest
+		 WHERE r.name = $1 AND t.name = $2`, repo, tag).
+		Scan(m.dest(&m.Digest, &m.MediaType, &m.SizeBytes, micros{&m.CheckedAt}, &m.ID, micros{&m.LastPullAt})...)
+	return m, err
+}
+
+// StatManifest is ManifestByDigest without the body.
+func (s *Store) StatManifest(ctx context.Context, repo string, d oci.Digest) (m Manifest, err error) {
+	defer wrap(&err, "meta.StatManifest(%q, %s)", repo, d)
+	err = s.db.QueryRow(ctx, `
+		SELECT `+placeColumns+`, m.digest, m.media_type, m.size_bytes, coalesce(c.checked_at, 0), m.id, m.last_pull_at
+		  FROM repos r JOIN projects p ON p.id = r.project_id
+		  JOIN manifests m ON m.repo_id = r.id
+		  LEFT JOIN ref_checks c ON c.repo_id = r.id AND c.digest = m.digest
+		 WHERE r.name = $1 AND m.digest = $2`, repo, d).
+		Scan(m.dest(&m.Digest, &m.MediaType, &m.SizeBytes, micros{&m.CheckedAt}, &m.ID, micros{&m.LastPullAt})...)
+	return m, err
+}
+
+// NewManifest is a manifest to store.
+type NewManifest struct {
+	Repo   string
+	Digest oci.Digest // of Body
+	Body   []byte
+	Links  oci.Links // of Body
+	Tag    string    // to point at it; "" for none
+}
+
+// PutManifest stores a manifest in a local repository, which is made when need
+// be, and points the tag at it. A [MissingError] says what it names that the
+// repository does not hold; ErrConflict that the repository is a proxy's.
+func (s *Store) PutManifest(ctx context.Context, m NewManifest) (err error) {
+	defer wrap(&err, "meta.PutManifest(%q, %s)", m.Repo, m.Digest)
+	return s.write(ctx, func(q querier) error {
+		r, err := s.ensureRepo(ctx, q, m.Repo, Local)
+		if err != nil {
+			return err
+		}
+		refs := refsOf(m.Links)
+		missing, err := s.missing(ctx, q, r.RepoID, refs)
+		if err != nil {
+			return err
+		}
+		if len(missing) > 0 {
+			return &MissingError{Missing: missing}
+		}
+		return s.putManifest(ctx, q, r.RepoID, m, refs)
+	})
+}
+
+// PutProxied stores a manifest just fetched from the upstream in a proxy's
+// repository, which is made when need be: what it names may come later, and
+// the blobs it names are granted.
+func (s *Store) PutProxied(ctx context.Context, m NewManifest) (err error) {
+	defer wrap(&err, "meta.PutProxied(%q, %s)", m.Repo, m.Digest)
+	return s.write(ctx, func(q querier) error {
+		r, err := s.ensureRepo(ctx, q, m.Repo, Proxy)
+		if err != nil {
+			return err
+		}
+		refs := refsOf(m.Links)
+		for _, f := range refs {
+			if f.kind != refBlob {
+				continue
+			}
+			if err := s.grant(ctx, q, r.RepoID, f.Digest, f.Size); err != nil {
+				return err
+			}
+		}
+		if err := s.confirmRef(ctx, q, r.RepoID, m.Digest); err != nil {
+			return err
+		}
+		return s.putManifest(ctx, q, r.RepoID, m, refs)
+	})
+}
+
+type refKind string
+
+const (
+	refBlob  refKind = "blob"
+	refChild refKind = "child"
+)
+
+type ref struct {
+	oci.Descriptor
+	kind refKind
+}
+
+// refsOf lists what a manifest names, but its subject. An index may list what
+// is no manifest (buildkit's caches list their layers): that is a blob.
+func refsOf(l oci.Links) []ref {
+	refs := make([]ref, 0, len(l.Blobs)+len(l.Children))
+	for _, d := range l.Blobs {
+		refs = append(refs, ref{d, refBlob})
+	}
+	for _, d := range l.Children {
+		kind := refBlob
+		if d.MediaType == "" || oci.IsManifestType(d.MediaType) {
+			kind = refChild
+		}
+		refs = append(refs, ref{d, kind})
+	}
+	return refs
+}
+
+// missing lists which refs the repository does not hold, each once. What is
+// there cannot go before the transaction ends.
+func (s *Store) missing(ctx context.Context, q querier, repoID int64, refs []ref) ([]oci.Descriptor, error) {
+	var missing []oci.Descriptor
+	for _, k := range []struct {
+		kind  refKind
+		query string
+	}{
+		{refBlob, `
+			SELECT b.digest FROM ` + eachOf2 + `
+			  JOIN repo_blobs g ON g.repo_id = $1 AND g.blob_digest = d.value
+			  JOIN blobs b ON b.digest = g.blob_digest AND b.state = 'live' ` + forKeyShare},
+		{refChild, `
+			SELECT m.digest FROM ` + eachOf2 + `
+			  JOIN manifests m ON m.repo_id = $1 AND m.digest = d.value ` + forKeyShare},
+	} {
+		want := make(map[oci.Digest]oci.Descriptor)
+		for _, f := range refs {
+			if f.kind == k.kind {
+				want[f.Digest] = oci.Descriptor{MediaType: f.MediaType, Digest: f.Digest, Size: f.Size}
+			}
+		}
+		if len(want) == 0 {
+			continue
+		}
+		list, err := jsonText(slices.Sorted(maps.Keys(want)))
+		if err != nil {
+			return nil, err
+		}
+		rs, err := q.Query(ctx, k.query, repoID, list)
+		have, err := collect(rs, err, func(r row, d *oci.Digest) error { return r.Scan(d) })
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range slices.Sorted(maps.Keys(want)) {
+			if !slices.Contains(have, d) {
+				missing = append(missing, want[d])
+			}
+		}
+	}
+	return missing, nil
+}
+
+func (s *Store) putManifest(ctx context.Context, q querier, repoID int64, m NewManifest, refs []ref) error {
+	subject, annotations := "", ""
+	if m.Links.Subject != nil {
+		subject = m.Links.Subject.Digest.String()
+	}
+	if len(m.Links.Annotations) > 0 {
+		var err error
+		if annotations, err = jsonText(m.Links.Annotations); err != nil {
+			return err
+		}
+	}
+	// The same bytes may come again under another of the types that say the
+	// same (OCI's and Docker's): the last one holds.
+	var id int64
+	err := q.QueryRow(ctx, `
+		INSERT INTO manifests (repo_id, digest, media_type, artifact_type, subject, annotations, size_bytes, created_at, body)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+		ON CONFLICT (repo_id, digest) DO UPDATE SET media_type = excluded.media_type
+		RETURNING id`,
+		repoID, m.Digest, m.Links.MediaType, m.Links.ArtifactType, subject, annotations, len(m.Body), s.nowMicros(), m.Body).Scan(&id)
+	if err != nil {
+		return err
+	}
+	for i, f := range refs {
+		_, err := q.Exec(ctx, `
+			INSERT INTO manifest_refs (manifest_id, position, kind, digest, media_type, size_bytes)
+			VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (manifest_id, position) DO NOTHING`,
+			id, i, f.kind, f.Digest, f.MediaType, f.Size)
+		if err != nil {
+			return err
+		}
+	}
+	if m.Tag == "" {
+		return nil
+	}
+	return s.putTag(ctx, q, repoID, Tag{Name: m.Tag, Digest: m.Digest, MediaType: m.Links.MediaType, SizeBytes: int64(len(m.Body))})
+}
+
+// DeleteManifest removes a manifest and the tags that point at it, or
+// ErrNotFound.
+func (s *Store) DeleteManifest(ctx context.Context, repo string, d oci.Digest) (err error) {
+	defer wrap(&err, "meta.DeleteManifest(%q, %s)", repo, d)
+	return s.write(ctx, func(q querier) error {
+		n, err := q.Exec(ctx, `
+			DELETE FROM manifests WHERE digest = $2 AND repo_id = (SELECT id FROM repos WHERE name = $1)`, repo, d)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return ErrNotFound
+		}
+		_, err = q.Exec(ctx, `
+			DELETE FROM tags WHERE digest = $2 AND repo_id = (SELECT id FROM repos WHERE name = $1)`, repo, d)
+		return err
+	})
+}
+
+// ConfirmRef notes that an upstream has just confirmed that a digest, of a
+// manifest or a blob, can be read in a repository.
+func (s *Store) ConfirmRef(ctx context.Context, repoID int64, d oci.Digest) (err error) {
+	defer wrap(&err, "meta.ConfirmRef(%d, %s)", repoID, d)
+	return s.confirmRef(ctx, s.db, repoID, d)
+}
+
+func (s *Store) confirmRef(ctx context.Context, q querier, repoID int64, d oci.Digest) error {
+	_, err := q.Exec(ctx, `
+		INSERT INTO ref_checks (repo_id, digest, checked_at) VALUES ($1, $2, $3)
+		ON CONFLICT (repo_id, digest) DO UPDATE SET checked_at = excluded.checked_at`, repoID, d, s.nowMicros())
+	return err
+}
+
+// RefChecked is when ConfirmRef was last called for a digest; the zero time
+// for never.
+func (s *Store) RefChecked(ctx context.Context, repoID int64, d oci.Digest) (at time.Time, err error) {
+	defer wrap(&err, "meta.RefChecked(%d, %s)", repoID, d)
+	err = s.db.QueryRow(ctx, `
+		SELECT checked_at FROM ref_checks WHERE repo_id = $1 AND digest = $2`, repoID, d).Scan(micros{&at})
+	if isNoRow(err) {
+		return time.Time{}, nil
+	}
+	return at, err
+}

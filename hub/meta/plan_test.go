@@ -1,0 +1,118 @@
+package meta
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+)
+
+// everything calls each method that runs a statement of its own.
+func everything(t *testing.T, s *Store) {
+	ctx := t.Context()
+	p, err := s.PutProject(ctx, Project{Name: "docker.io", Kind: Proxy, Source: FromFile})
+	must(t, err)
+	must(t, s.SetPublic(ctx, "docker.io", true))
+	must(t, second(s.Project(ctx, "docker.io")))
+	_, _, err = s.Projects(ctx, 1, "")
+	must(t, err)
+	r, err := s.EnsureRepo(ctx, "docker.io/x", Proxy)
+	must(t, err)
+	if _, err := s.EnsureRepo(ctx, "docker.io/new", Local); err == nil {
+		t.Error("a local repository in a proxy")
+	}
+	must(t, s.SetVisibility(ctx, r.RepoID, oci.Public))
+	_, _, err = s.Repositories(ctx, RepoFilter{}, 1, "")
+	must(t, err)
+
+	d := putBlob(t, s, "team/app", "layer")
+	u := Upload{ID: "u", StorageKey: "b/u", HashState: []byte{}}
+	must(t, s.CreateUpload(ctx, "team/app", u))
+	must(t, s.SaveUpload(ctx, "u", 0, 1, []byte{}))
+	must(t, second(s.StaleUploads(ctx, time.Now().Add(time.Hour), 1)))
+	must(t, second(s.UploadByID(ctx, "u")))
+	must(t, s.DeleteUpload(ctx, "u"))
+	must(t, s.Mount(ctx, "team/b", "team/app", d))
+
+	m := image("team/app", "v1", d)
+	m.Links.Subject = &oci.Descriptor{Digest: d}
+	must(t, s.PutManifest(ctx, m))
+	index := NewManifest{Repo: "team/app", Digest: digestOf("index"), Body: []byte("{}"), Links: oci.Links{MediaType: oci.MediaTypeIndex,
+		Children: []oci.Descriptor{{MediaType: oci.MediaTypeImage, Digest: m.Digest}}}}
+	must(t, s.PutManifest(ctx, index))
+	must(t, s.PutProxied(ctx, image("docker.io/x", "v1", d)))
+	must(t, second(s.ManifestByTag(ctx, "team/app", "v1")))
+	must(t, second(s.ManifestByDigest(ctx, "team/app", m.Digest)))
+	must(t, second(s.StatTag(ctx, "team/app", "v1")))
+	must(t, second(s.StatManifest(ctx, "team/app", m.Digest)))
+	must(t, second(s.Referrers(ctx, "team/app", d, "")))
+	must(t, second(s.Referrers(ctx, "team/app", digestOf("none"), "")))
+	_, _, err = s.Tags(ctx, "team/app", 1, "")
+	must(t, err)
+	if err := s.DeleteGrant(ctx, "team/app", d); err == nil {
+		t.Error("a blob in use was deleted")
+	}
+	must(t, s.DeleteTag(ctx, "team/app", "v1"))
+	must(t, s.DeleteManifest(ctx, "team/app", m.Digest))
+	must(t, s.DeleteGrant(ctx, "team/app", d))
+	must(t, second(s.RepoBlob(ctx, "team/b", d)))
+	must(t, second(s.RefChecked(ctx, r.RepoID, d)))
+
+	b := fill(t, s, "docker.io/x", "cached")
+	must(t, second(s.Fills(ctx, time.Now(), 1, "")))
+	must(t, s.DropFill(ctx, "b/none"))
+	must(t, second(s.Orphans(ctx, nil)))
+	must(t, second(s.CacheBytes(ctx, p.ID)))
+	must(t, second(s.CacheOldest(ctx, p.ID, time.Now().Add(time.Hour), 1)))
+	must(t, second(s.Doom(ctx, p.ID, b.ID, b.LastUsedAt)))
+	must(t, second(s.Doomed(ctx, 1, 0)))
+	must(t, s.DropBlob(ctx, b.ID))
+	s.Touch(1)
+	s.Pulled(1, 1)
+	must(t, s.Flush(ctx))
+	must(t, s.PutUser(ctx, User{Name: "admin"}))
+	must(t, second(s.User(ctx, "admin")))
+	must(t, s.Ping(ctx))
+}
+
+// A table scan is fast in every test and slow in every registry: no statement
+// may need one.
+func TestEveryStatementUsesAnIndex(t *testing.T) {
+	s := newStore(t, nil)
+	everything(t, s)
+
+	d := s.db.(*sqliteDB)
+	texts := make(map[string]bool)
+	d.stmts.Range(func(text, _ any) bool { texts[text.(string)] = true; return true })
+	for text := range d.wstmts {
+		texts[text] = true
+	}
+	if len(texts) < 55 {
+		t.Errorf("only %d statements ran", len(texts))
+	}
+	scan := regexp.MustCompile(`^SCAN (\w+)( USING|$)`)
+	param := regexp.MustCompile(`\$\d`)
+	for text := range texts {
+		if strings.Contains(text, "sqlite_master") || strings.Contains(text, "goose_db_version") {
+			continue
+		}
+		args := make([]any, len(slices.Compact(slices.Sorted(slices.Values(param.FindAllString(text, -1))))))
+		rs, err := s.db.Query(t.Context(), "EXPLAIN QUERY PLAN "+text, args...)
+		steps, err := collect(rs, err, func(r row, step *string) error {
+			var id, parent, unused int
+			return r.Scan(&id, &parent, &unused, step)
+		})
+		if err != nil {
+			t.Errorf("%v: %s", err, text)
+		}
+		for _, step := range steps {
+			// "d" is the list of digests that a statement is given.
+			if m := scan.FindStringSubmatch(step); m != nil && m[2] == "" && m[1] != "d" || strings.Contains(step, "AUTOMATIC") {
+				t.Errorf("%s, in:%s", step, text)
+			}
+		}
+	}
+}

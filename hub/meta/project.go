@@ -1,0 +1,102 @@
+package meta
+
+import (
+	"context"
+	"strings"
+	"time"
+)
+
+// Kind says what a project's repositories are.
+type Kind string
+
+// The kinds of project.
+const (
+	Local Kind = "local" // images are pushed to it
+	Proxy Kind = "proxy" // images are an upstream's
+)
+
+// Source says who made a project.
+type Source string
+
+// The sources of projects.
+const (
+	FromFile Source = "file" // the configuration
+	FromAPI  Source = "api"  // a person
+	FromPush Source = "auto" // a push to a name that was free
+)
+
+// Project is a namespace of repositories: the first segment of their names.
+type Project struct {
+	ID        int64
+	Name      string
+	Kind      Kind
+	Public    bool
+	Source    Source
+	CreatedAt time.Time
+}
+
+// ProjectName is the name of the project a repository is in.
+func ProjectName(repo string) string {
+	name, _, _ := strings.Cut(repo, "/")
+	return name
+}
+
+func scanProject(r row, p *Project) error {
+	return r.Scan(&p.ID, &p.Name, &p.Kind, &p.Public, &p.Source, micros{&p.CreatedAt})
+}
+
+// Project returns a project by its name, or ErrNotFound.
+func (s *Store) Project(ctx context.Context, name string) (p Project, err error) {
+	defer wrap(&err, "meta.Project(%q)", name)
+	err = scanProject(s.db.QueryRow(ctx, `
+		SELECT id, name, kind, public, source, created_at FROM projects WHERE name = $1`, name), &p)
+	return p, err
+}
+
+// Projects lists up to n projects by name, beginning after last.
+func (s *Store) Projects(ctx context.Context, n int, last string) (all []Project, more bool, err error) {
+	defer wrap(&err, "meta.Projects(%d, %q)", n, last)
+	rs, err := s.db.Query(ctx, `
+		SELECT id, name, kind, public, source, created_at
+		  FROM projects WHERE name > $1 ORDER BY name LIMIT $2`, last, n+1)
+	all, err = collect(rs, err, scanProject)
+	all, more = page(all, n)
+	return all, more, err
+}
+
+// PutProject makes the project called p.Name, or sets its Public and Source.
+// It returns the row, or ErrConflict when the name is one of the other kind.
+func (s *Store) PutProject(ctx context.Context, p Project) (out Project, err error) {
+	defer wrap(&err, "meta.PutProject(%q)", p.Name)
+	err = s.write(ctx, func(q querier) error {
+		n, err := q.Exec(ctx, `
+			INSERT INTO projects (name, kind, public, source, created_at) VALUES ($1, $2, $3, $4, $5)
+			ON CONFLICT (name) DO UPDATE SET public = excluded.public, source = excluded.source
+			 WHERE projects.kind = excluded.kind`,
+			p.Name, p.Kind, p.Public, p.Source, s.nowMicros())
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return ErrConflict
+		}
+		return scanProject(q.QueryRow(ctx, `
+			SELECT id, name, kind, public, source, created_at FROM projects WHERE name = $1`, p.Name), &out)
+	})
+	return out, err
+}
+
+// SetPublic makes a project public or private, at once for all its images.
+func (s *Store) SetPublic(ctx context.Context, name string, public bool) (err error) {
+	defer wrap(&err, "meta.SetPublic(%q)", name)
+	return s.changeOne(ctx, `UPDATE projects SET public = $2 WHERE name = $1`, name, public)
+}
+
+// changeOne runs a statement that is to change a row; ErrNotFound when it did not.
+func (s *Store) changeOne(ctx context.Context, query string, args ...any) error {
+	n, err := s.db.Exec(ctx, query, args...)
+	if err == nil && n == 0 {
+		return ErrNotFound
+	}
+	return err
+}

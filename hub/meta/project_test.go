@@ -1,0 +1,123 @@
+package meta
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+)
+
+func TestProjects(t *testing.T) {
+	c := newClock()
+	s := newStore(t, c)
+	ctx := t.Context()
+
+	if _, err := s.Project(ctx, "docker.io"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Project before it is there: %v, want ErrNotFound", err)
+	}
+	p, err := s.PutProject(ctx, Project{Name: "docker.io", Kind: Proxy, Public: true, Source: FromFile})
+	must(t, err)
+	want := Project{ID: p.ID, Name: "docker.io", Kind: Proxy, Public: true, Source: FromFile, CreatedAt: c.now()}
+	if diff := cmp.Diff(want, p); diff != "" || p.ID == 0 {
+		t.Errorf("PutProject (-want +got):\n%s", diff)
+	}
+	must(t, s.SetPublic(ctx, "docker.io", false))
+	if p, err = s.Project(ctx, "docker.io"); err != nil || p.Public {
+		t.Errorf("Project after SetPublic(false) = %+v, %v", p, err)
+	}
+	again, err := s.PutProject(ctx, Project{Name: "docker.io", Kind: Proxy, Public: true, Source: FromFile})
+	if err != nil || again.ID != p.ID || !again.Public {
+		t.Errorf("PutProject again = %+v, %v; want the same row, public", again, err)
+	}
+	if _, err := s.PutProject(ctx, Project{Name: "docker.io", Kind: Local, Source: FromAPI}); !errors.Is(err, ErrConflict) {
+		t.Errorf("PutProject with the other kind: %v, want ErrConflict", err)
+	}
+	if err := s.SetPublic(ctx, "none", true); !errors.Is(err, ErrNotFound) {
+		t.Errorf("SetPublic of none: %v, want ErrNotFound", err)
+	}
+
+	must(t, second(s.EnsureRepo(ctx, "team/app", Local)))
+	all, more, err := s.Projects(ctx, 1, "")
+	if err != nil || len(all) != 1 || all[0].Name != "docker.io" || !more {
+		t.Errorf("Projects(1) = %v, %v, %v", all, more, err)
+	}
+	all, more, err = s.Projects(ctx, 1, "docker.io")
+	if err != nil || len(all) != 1 || all[0].Name != "team" || all[0].Source != FromPush || all[0].Public || more {
+		t.Errorf("Projects(1, docker.io) = %v, %v, %v; want the private project a push made", all, more, err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestEnsureRepo(t *testing.T) {
+	s := newStore(t, nil)
+	ctx := t.Context()
+	must(t, second(s.PutProject(ctx, Project{Name: "ghcr.io", Kind: Proxy, Public: true, Source: FromFile})))
+
+	r, err := s.EnsureRepo(ctx, "ghcr.io/a/b", Proxy)
+	if err != nil || r.Kind != Proxy || !r.Public || r.Visibility != "" {
+		t.Errorf("EnsureRepo = %+v, %v", r, err)
+	}
+	again, err := s.EnsureRepo(ctx, "ghcr.io/a/b", Proxy)
+	if err != nil || again.RepoID != r.RepoID {
+		t.Errorf("EnsureRepo again = %+v, %v; want id %d", again, err, r.RepoID)
+	}
+	must(t, second(s.EnsureRepo(ctx, "team", Local))) // a repository may be called as its project
+	for _, tt := range []struct {
+		name string
+		kind Kind
+		want error
+	}{
+		{"ghcr.io/a/b", Local, ErrConflict},
+		{"ghcr.io/new", Local, ErrConflict},
+		{"team/new", Proxy, ErrConflict},
+		{"quay.io/new", Proxy, ErrNotFound},
+	} {
+		if _, err := s.EnsureRepo(ctx, tt.name, tt.kind); !errors.Is(err, tt.want) {
+			t.Errorf("EnsureRepo(%s, %s): %v, want %v", tt.name, tt.kind, err, tt.want)
+		}
+	}
+
+	must(t, s.SetVisibility(ctx, r.RepoID, oci.Private))
+	r, err = s.Repo(ctx, "ghcr.io/a/b")
+	if err != nil || r.Visibility != oci.Private || r.VisibilityAt.IsZero() {
+		t.Errorf("Repo after SetVisibility = %+v, %v", r, err)
+	}
+	if _, err := s.Repo(ctx, "ghcr.io/a/c"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Repo that is not there: %v, want ErrNotFound", err)
+	}
+}
+
+func TestRepositories(t *testing.T) {
+	s := newStore(t, nil)
+	ctx := t.Context()
+	must(t, second(s.PutProject(ctx, Project{Name: "docker.io", Kind: Proxy, Source: FromFile})))
+	for _, repo := range []string{"team/b", "team/a", "other/x"} {
+		must(t, s.PutManifest(ctx, image(repo, "v1")))
+	}
+	must(t, s.PutProxied(ctx, image("docker.io/library/nginx", "v1")))
+	must(t, second(s.EnsureRepo(ctx, "team/empty", Local)))
+
+	for _, tt := range []struct {
+		f    RepoFilter
+		n    int
+		last string
+		want []string
+		more bool
+	}{
+		{RepoFilter{}, 10, "", []string{"docker.io/library/nginx", "other/x", "team/a", "team/b"}, false},
+		{RepoFilter{}, 4, "", []string{"docker.io/library/nginx", "other/x", "team/a", "team/b"}, false},
+		{RepoFilter{}, 3, "", []string{"docker.io/library/nginx", "other/x", "team/a"}, true},
+		{RepoFilter{}, 3, "team/a", []string{"team/b"}, false},
+		{RepoFilter{Kind: Local}, 2, "", []string{"other/x", "team/a"}, true},
+		{RepoFilter{Project: "team"}, 9, "", []string{"team/a", "team/b"}, false},
+		{RepoFilter{Project: "none"}, 9, "", nil, false},
+	} {
+		got, more, err := s.Repositories(ctx, tt.f, tt.n, tt.last)
+		if diff := cmp.Diff(tt.want, got); diff != "" || more != tt.more || err != nil {
+			t.Errorf("Repositories(%v, %d, %q): more %v, err %v (-want +got):\n%s", tt.f, tt.n, tt.last, more, err, diff)
+		}
+	}
+}

@@ -1,0 +1,114 @@
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/breakwater-oci/breakwater/hub/blob"
+	"github.com/breakwater-oci/breakwater/hub/meta"
+)
+
+// Limits bound what is kept of an upstream; 0 is no bound.
+type Limits struct {
+	MaxBytes int64
+	KeepFor  time.Duration
+}
+
+// Evictor keeps the blobs of one proxy within limits. What was used longest
+// ago goes first; what another project may read as well stays.
+type Evictor struct {
+	Rows    *meta.Store
+	FS      *blob.FS
+	Project int64
+	Limits  Limits
+	Log     *slog.Logger
+}
+
+// evictBatch is how many blobs are looked at in one query.
+const evictBatch = 100
+
+// Run evicts what is too old and then what is too much, and returns what was
+// freed. Its cost grows with the proxy's cache: it runs every minute or so,
+// not for each pull.
+func (e *Evictor) Run(ctx context.Context) (freed int64, err error) {
+	if e.Limits.KeepFor > 0 {
+		if freed, err = e.evict(ctx, e.Rows.Now().Add(-e.Limits.KeepFor), -1); err != nil {
+			return freed, err
+		}
+	}
+	if e.Limits.MaxBytes > 0 {
+		used, err := e.Rows.CacheBytes(ctx, e.Project)
+		if err != nil {
+			return freed, err
+		}
+		if over := used - e.Limits.MaxBytes; over > 0 {
+			n, err := e.evict(ctx, e.Rows.Now(), over)
+			freed += n
+			if err != nil {
+				return freed, err
+			}
+		}
+	}
+	if freed > 0 {
+		e.Log.Info("proxy cache evicted", "project", e.Project, "bytes", freed)
+	}
+	return freed, nil
+}
+
+// evict removes blobs last used before a time until enough bytes are free; all
+// of them when enough is negative.
+func (e *Evictor) evict(ctx context.Context, before time.Time, enough int64) (freed int64, err error) {
+	for {
+		oldest, err := e.Rows.CacheOldest(ctx, e.Project, before, evictBatch)
+		if err != nil {
+			return freed, err
+		}
+		progress := false
+		for _, b := range oldest {
+			if enough >= 0 && freed >= enough {
+				return freed, nil
+			}
+			doomed, err := e.Rows.Doom(ctx, e.Project, b.ID, b.LastUsedAt)
+			if err != nil {
+				return freed, err
+			}
+			if !doomed { // used again meanwhile
+				continue
+			}
+			progress = true
+			freed += b.SizeBytes
+			if err := remove(ctx, e.Rows, e.FS, b); err != nil {
+				return freed, err
+			}
+		}
+		if !progress {
+			return freed, nil
+		}
+	}
+}
+
+// remove deletes a doomed blob's bytes, then its row. Readers that have it
+// open go on.
+func remove(ctx context.Context, rows *meta.Store, fs *blob.FS, b meta.Blob) error {
+	if err := fs.Delete(b.StorageKey); err != nil {
+		return err
+	}
+	return rows.DropBlob(ctx, b.ID)
+}
+
+// Sweep finishes removals that a crash interrupted.
+func Sweep(ctx context.Context, rows *meta.Store, fs *blob.FS) error {
+	for last := int64(0); ; {
+		doomed, err := rows.Doomed(ctx, evictBatch, last)
+		if err != nil || len(doomed) == 0 {
+			return err
+		}
+		for _, b := range doomed {
+			if err := remove(ctx, rows, fs, b); err != nil {
+				return err
+			}
+			last = b.ID
+		}
+	}
+}

@@ -1,0 +1,297 @@
+// Package nodeagent is the agent of a node: a mirror that containerd asks
+// first, a disk cache behind it, and the hosts.toml files that make containerd
+// ask. [New] shows how its parts are joined.
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/breakwater-oci/breakwater/hosts"
+	"github.com/breakwater-oci/breakwater/nodeagent/cache"
+	"github.com/breakwater-oci/breakwater/nodeagent/mirror"
+	"github.com/breakwater-oci/breakwater/nodeagent/status"
+	"github.com/breakwater-oci/breakwater/pkg/config"
+	"github.com/breakwater-oci/breakwater/pkg/httpx"
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/pkg/ociclient"
+	"github.com/breakwater-oci/breakwater/pkg/ociserver"
+	"github.com/breakwater-oci/breakwater/pkg/pulls"
+	"github.com/breakwater-oci/breakwater/pkg/telemetry"
+	"github.com/breakwater-oci/breakwater/pkg/version"
+)
+
+const (
+	// answerWithin is the longest containerd waits for an answer of ours: it
+	// waits for 30 s before it goes to its next host, and Kubernetes pulls one
+	// image at a time.
+	answerWithin = 3 * time.Second
+	// stallAfter is how long a body may rest before it is ended, so that
+	// containerd goes on elsewhere.
+	stallAfter = 12 * time.Second
+	// repairEvery is how often certs.d is looked after.
+	repairEvery = time.Minute
+	keepPulls   = 200
+)
+
+// Agent is a node's agent.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	cache   *cache.Cache
+	mirror  *mirror.Mirror
+	health  *telemetry.Health
+	listen  net.Listener
+	status  net.Listener
+	handler http.Handler
+	pages   http.Handler
+}
+
+// New opens the cache and both ports. Nothing is served before [Agent.Run];
+// an agent that is not run is closed by [Agent.Close].
+func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error) {
+	a := &Agent{cfg: cfg, log: log, health: &telemetry.Health{}}
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	if a.listen, err = httpx.Listen(cfg.Listen); err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if a.status, err = httpx.Listen(cfg.Status.Listen); err != nil {
+		return nil, fmt.Errorf("status.listen: %w", err)
+	}
+	reg := telemetry.NewRegistry()
+	a.cache, err = cache.Open(ctx, cache.Options{
+		Dir: cfg.Cache.Dir, MaxBytes: int64(cfg.Cache.MaxBytes), MinFreeBytes: int64(cfg.Cache.MinFreeBytes),
+		Metrics: reg, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	hub, err := hubClient(cfg.Hub, log)
+	if err != nil {
+		return nil, fmt.Errorf("hub: %w", err)
+	}
+	a.mirror = mirror.New(mirror.Options{
+		Cache: a.cache, Hub: hub, Registries: cfg.Mirrors.Registries, All: cfg.Mirrors.All,
+		Upstream: func(registry string) (*ociclient.Client, error) { return upstreamClient(cfg, registry, log) },
+		Log:      log,
+	})
+	recent := pulls.New(keepPulls)
+	a.handler = httpx.Middleware{Log: log}.Wrap(server(a.mirror, recent, reg, log))
+	a.pages = a.statusPages(reg, recent, hub)
+	return a, nil
+}
+
+// server speaks the registry protocol to containerd.
+func server(m *mirror.Mirror, recent *pulls.Log, reg prometheus.Registerer, log *slog.Logger) http.Handler {
+	return ociserver.New(m, ociserver.Options{
+		Name: m.Name, Containerd: true, HeaderTimeout: answerWithin, StallTimeout: stallAfter,
+		Observe: recent.Observe,
+		Log:     log, Metrics: reg, MetricsNamespace: "breakwater_node",
+	})
+}
+
+func hubClient(c Hub, log *slog.Logger) (*ociclient.Client, error) {
+	if c.URL == "" {
+		return nil, nil
+	}
+	o := ociclient.Options{
+		URL: c.URL, CAFile: c.CAFile, Source: oci.FromHub, Trust: true, UserAgent: "breakwater-node/" + version.String(),
+		DialTimeout: time.Second, Log: log,
+	}
+	switch {
+	case c.TokenFile != "":
+		o.Token = func() (string, error) { return readSecret("", c.TokenFile) }
+	case c.Username != "":
+		o.Username = c.Username
+		o.Password = func() (string, error) { return readSecret(c.Password, c.PasswordFile) }
+	}
+	return ociclient.New(o)
+}
+
+func readSecret(value config.Secret, file string) (string, error) {
+	s, err := config.ReadSecret(value, file, nil)
+	return s.Reveal(), err
+}
+
+// upstreamClient is a registry as the agent asks it itself: without
+// credentials, since it serves only what anyone may see.
+func upstreamClient(cfg Config, registry string, log *slog.Logger) (*ociclient.Client, error) {
+	u := cfg.Upstreams[registry]
+	return ociclient.New(ociclient.Options{
+		URL: cfg.upstreamURL(registry), CAFile: u.CAFile, UserAgent: "breakwater-node/" + version.String(),
+		DialTimeout: 2 * time.Second, Log: log,
+	})
+}
+
+// upstreamURL is where a registry answers.
+func (c Config) upstreamURL(registry string) string {
+	switch u := c.Upstreams[registry]; {
+	case u.URL != "":
+		return u.URL
+	case registry == oci.DockerHub:
+		return "https://registry-1.docker.io"
+	}
+	return "https://" + registry
+}
+
+// Hosts are the options by which certs.d is written for this configuration.
+func (c Config) Hosts() (hosts.Options, error) {
+	o := hosts.Options{
+		CertsDir: c.Containerd.CertsDir, StateDir: c.hostsState(),
+		AgentURL: "http://" + c.Listen, HubURL: c.Hub.MirrorURL, All: c.Mirrors.All,
+	}
+	for _, r := range c.Mirrors.Registries {
+		o.Registries = append(o.Registries, hosts.Registry{Name: r, Upstream: c.upstreamURL(r)})
+	}
+	if c.Hub.MirrorURL != "" && c.Hub.CAFile != "" {
+		ca, err := os.ReadFile(c.Hub.CAFile)
+		if err != nil {
+			return o, fmt.Errorf("hub.caFile: %w", err)
+		}
+		o.HubCA = ca
+	}
+	return o, nil
+}
+
+func (c Config) hostsState() string { return filepath.Join(c.StateDir, "hosts") }
+
+// Install writes certs.d, or with dryRun says what it would write.
+func Install(cfg Config, dryRun bool) (hosts.Report, error) {
+	o, err := cfg.Hosts()
+	if err != nil {
+		return hosts.Report{}, err
+	}
+	if dryRun {
+		return hosts.Plan(o)
+	}
+	return hosts.Apply(o)
+}
+
+// Uninstall puts back what was in certs.d before.
+func Uninstall(cfg Config) (hosts.Report, error) {
+	return hosts.Remove(cfg.Containerd.CertsDir, cfg.hostsState())
+}
+
+// statusPages serve the status port.
+func (a *Agent) statusPages(reg *prometheus.Registry, recent *pulls.Log, hub *ociclient.Client) http.Handler {
+	mux := telemetry.Handler(reg, a.health)
+	mux.Handle("GET /status", status.Handler(status.Sources{
+		StartedAt: time.Now().UTC(), Cache: a.cache, Pulls: recent, Filling: a.mirror.Filling,
+		HubURL: a.cfg.Hub.URL, HubAway: func() bool { return hub != nil && hub.Tripped() },
+		CacheDir: a.cfg.Cache.Dir, Mirrors: a.cfg.Mirrors.Registries, Drift: a.drift,
+	}))
+	return mux
+}
+
+// drift is where certs.d is not as this agent writes it.
+func (a *Agent) drift() []string {
+	if !a.cfg.Containerd.Manage {
+		return nil
+	}
+	o, err := a.cfg.Hosts()
+	if err != nil {
+		return []string{err.Error()}
+	}
+	all, err := hosts.Check(o)
+	out := make([]string, 0, len(all))
+	for _, d := range all {
+		out = append(out, d.Path+": "+d.Reason)
+	}
+	if err != nil {
+		out = append(out, err.Error())
+	}
+	return out
+}
+
+// Addr is where containerd is served, for a configuration with port 0.
+func (a *Agent) Addr() string { return a.listen.Addr().String() }
+
+// StatusAddr is where the status is served.
+func (a *Agent) StatusAddr() string { return a.status.Addr().String() }
+
+// Run serves until ctx ends, then lets running answers end.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.Close()
+	if a.cfg.Containerd.Manage {
+		a.repair()
+	}
+	a.log.Info("node agent ready", "listen", a.Addr(), "status", a.StatusAddr(), "hub", a.cfg.Hub.URL, "version", version.String())
+	g, gctx := errgroup.WithContext(ctx)
+	grace := time.Duration(a.cfg.DrainFor)
+	g.Go(func() error {
+		return httpx.Serve(gctx, a.listen, a.handler, httpx.Options{Grace: grace, Log: a.log})
+	})
+	g.Go(func() error {
+		return httpx.Serve(gctx, a.status, a.pages, httpx.Options{Grace: time.Second, Log: a.log})
+	})
+	g.Go(func() error {
+		<-gctx.Done()
+		a.health.Drain()
+		return nil
+	})
+	if a.cfg.Containerd.Manage {
+		g.Go(func() error { a.repairForever(gctx); return nil })
+	}
+	return g.Wait()
+}
+
+// repairForever keeps certs.d as it should be: distributions rewrite it.
+func (a *Agent) repairForever(ctx context.Context) {
+	tick := time.NewTicker(repairEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			a.repair()
+		}
+	}
+}
+
+func (a *Agent) repair() {
+	report, err := Install(a.cfg, false)
+	for _, r := range report.Rows {
+		if r.Action != hosts.ActionUnchanged {
+			a.log.Info("certs.d written", "registry", r.Registry, "path", r.Path, "action", string(r.Action), "reason", r.Reason)
+		}
+	}
+	if err != nil {
+		a.log.Error("certs.d not as it should be", "err", err)
+	}
+}
+
+// Close frees what New opened. Run does so itself.
+func (a *Agent) Close() error {
+	var errs []error
+	for _, l := range []net.Listener{a.listen, a.status} {
+		if l != nil {
+			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if a.mirror != nil {
+		a.mirror.Close()
+		a.mirror = nil
+	}
+	if a.cache != nil {
+		errs = append(errs, a.cache.Close())
+		a.cache = nil
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,36 @@
+package oci
+
+import "context"
+
+// Caller is who asks, as the front door established it.
+type Caller struct {
+	Name  string // "" is anonymous
+	Admin bool   // may do everything
+	// Scopes narrow what the caller's token may do; nil means not narrowed.
+	Scopes []Scope
+	// Node names the node agent that asks on behalf of its node, "" for others.
+	Node string
+}
+
+// Scope is one entry of a token's access list (Docker token authentication).
+type Scope struct {
+	Type    string   `json:"type"` // "repository", "registry"
+	Name    string   `json:"name"`
+	Actions []string `json:"actions"` // "pull", "push", "delete", "*"
+}
+
+// Anonymous says that nobody has said who they are.
+func (c Caller) Anonymous() bool { return c.Name == "" }
+
+type callerKey struct{}
+
+// WithCaller returns ctx with the caller in it.
+func WithCaller(ctx context.Context, c Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
+
+// CallerFrom is the caller in ctx; the anonymous one when there is none.
+func CallerFrom(ctx context.Context) Caller {
+	c, _ := ctx.Value(callerKey{}).(Caller)
+	return c
+}

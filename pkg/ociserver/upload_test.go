@@ -1,0 +1,210 @@
+package ociserver_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/pkg/ociserver"
+	"github.com/breakwater-oci/breakwater/pkg/ocitest"
+)
+
+// An upload in chunks, with all that can be wrong about them on the way.
+func TestChunks(t *testing.T) {
+	reg := ocitest.NewMemory()
+	srv := serve(t, reg, ociserver.Options{})
+	resp, _ := raw(t, srv, "POST", "/v2/app/blobs/uploads/", nil, nil)
+	loc := resp.Header.Get("Location")
+	blob := []byte("0123456789abcdef")
+	digest := oci.FromBytes(blob).String()
+	type h = map[string]string
+	for _, tt := range []struct {
+		method, query, contentRange, body string
+		status                            int
+		code                              string
+		extent                            string // Range; with it comes a Location
+	}{
+		{"GET", "", "", "", 204, "", "0-0"},
+		{"PATCH", "", "4-7", "4567", 416, "BLOB_UPLOAD_INVALID", "0-0"},
+		{"PATCH", "", "0-3", "0123", 202, "", "0-3"},
+		{"PATCH", "", "0-3", "0123", 416, "BLOB_UPLOAD_INVALID", "0-3"},
+		{"PATCH", "", "2-5", "2345", 416, "BLOB_UPLOAD_INVALID", "0-3"},
+		{"PATCH", "", "4-9", "4567", 400, "SIZE_INVALID", ""},
+		{"PATCH", "", "4", "4567", 400, "BLOB_UPLOAD_INVALID", ""},
+		{"PATCH", "", "7-4", "4567", 400, "BLOB_UPLOAD_INVALID", ""},
+		{"PATCH", "", "-4", "4567", 400, "BLOB_UPLOAD_INVALID", ""},
+		{"PATCH", "", "4-9223372036854775807", "4567", 400, "BLOB_UPLOAD_INVALID", ""},
+		{"PATCH", "", "4-99999999999999999999", "4567", 400, "BLOB_UPLOAD_INVALID", ""},
+		{"GET", "", "", "", 204, "", "0-3"},
+		{"HEAD", "", "", "", 204, "", "0-3"},
+		{"PATCH", "", "bytes 4-7/*", "4567", 202, "", "0-7"}, // as RFC 9110 would have it
+		{"PATCH", "", "", "89", 202, "", "0-9"},              // where it ends
+		{"PATCH", "", "", "", 202, "", "0-9"},
+		{"PUT", "?digest=" + digest, "0-5", "abcdef", 416, "BLOB_UPLOAD_INVALID", "0-9"},
+		{"PUT", "?digest=sha256:1", "10-15", "abcdef", 400, "DIGEST_INVALID", ""},
+		{"PUT", "?digest=" + digest, "10-15", "abcdef", 201, "", ""},
+		{"GET", "", "", "", 404, "BLOB_UPLOAD_UNKNOWN", ""},
+	} {
+		header := h{}
+		if tt.contentRange != "" {
+			header["Content-Range"] = tt.contentRange
+		}
+		resp, body := raw(t, srv, tt.method, loc+tt.query, header, []byte(tt.body))
+		name := tt.method + " " + tt.contentRange
+		if resp.StatusCode != tt.status || code(body) != tt.code {
+			t.Errorf("%s = %s %q, want %d %s", name, resp.Status, body, tt.status, tt.code)
+		}
+		want := h{}
+		if tt.extent != "" {
+			want = h{"Range": tt.extent, "Location": loc, "Docker-Upload-Uuid": loc[strings.LastIndex(loc, "/")+1:]}
+		}
+		if tt.status == http.StatusCreated {
+			want = h{"Location": "/v2/app/blobs/" + digest, "Docker-Content-Digest": digest}
+		}
+		got := headers(resp.Header, []string{"Range", "Location", "Docker-Upload-Uuid", "Docker-Content-Digest"})
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: headers (-want +got):\n%s", name, diff)
+		}
+	}
+	got, err := ocitest.ReadBlob(t.Context(), reg, "app", oci.Digest(digest))
+	if err != nil || !bytes.Equal(got, blob) {
+		t.Errorf("the blob is %q, %v, want %q", got, err, blob)
+	}
+}
+
+// A client that names the registry keeps doing so; a server that is told its
+// name says where uploads go in full.
+func TestLocation(t *testing.T) {
+	for _, tt := range []struct {
+		base, query, want string
+	}{
+		{"", "", "/v2/app/blobs/uploads/upload-1"},
+		{"", "?ns=docker.io", "/v2/app/blobs/uploads/upload-1?ns=docker.io"},
+		{"", "?ns=registry.test%3A5000", "/v2/app/blobs/uploads/upload-1?ns=registry.test%3A5000"},
+		{"https://hub.example", "", "https://hub.example/v2/app/blobs/uploads/upload-1"},
+		{"https://hub.example/", "?ns=docker.io", "https://hub.example/v2/app/blobs/uploads/upload-1?ns=docker.io"},
+	} {
+		srv := serve(t, ocitest.NewMemory(), ociserver.Options{
+			Name:    func(ns, repo string) (string, error) { return strings.TrimPrefix("mapped/"+repo, "/"), nil },
+			BaseURL: func(*http.Request) string { return tt.base },
+		})
+		resp, _ := raw(t, srv, "POST", "/v2/app/blobs/uploads/"+tt.query, nil, nil)
+		if got := resp.Header.Get("Location"); got != tt.want {
+			t.Errorf("with base %q and %q: Location = %q, want %q", tt.base, tt.query, got, tt.want)
+		}
+	}
+}
+
+// A mount's source is named like its target.
+func TestMountIsMapped(t *testing.T) {
+	reg := ocitest.NewMemory()
+	if err := ocitest.PushBlob(t.Context(), reg, "docker.io/library/app", []byte("layer")); err != nil {
+		t.Fatal(err)
+	}
+	d := oci.FromBytes([]byte("layer"))
+	srv := serve(t, reg, ociserver.Options{Name: func(ns, repo string) (string, error) {
+		if strings.HasPrefix(repo, "secret") {
+			return "", &oci.Error{Code: oci.Denied}
+		}
+		return ns + "/" + repo, nil
+	}})
+	for from, want := range map[string]int{"library/app": 201, "docker.io/library/app": 202, "secret": 202} {
+		resp, body := raw(t, srv, "POST", "/v2/copy/blobs/uploads/?ns=docker.io&mount="+d.String()+"&from="+from, nil, nil)
+		if resp.StatusCode != want {
+			t.Errorf("from %s: %s %s, want %d", from, resp.Status, body, want)
+		}
+	}
+	if _, err := reg.Stat(t.Context(), "docker.io/copy", d); err != nil {
+		t.Errorf("the blob is not where it was mounted: %v", err)
+	}
+}
+
+// refusing answers uploads without reading a byte of them.
+type refusing struct{ oci.RefuseAll }
+
+func (refusing) FinishUpload(_ ctx, _, _ string, _ oci.Digest, _ int64, _ io.Reader, _ int64) (oci.Descriptor, error) {
+	return oci.Descriptor{}, &oci.Error{Code: oci.Denied, Message: "the quota is used up"}
+}
+
+func (refusing) AppendUpload(_ ctx, _, _ string, _ int64, _ io.Reader, _ int64) (oci.Upload, error) {
+	return oci.Upload{}, &oci.Error{Code: oci.Denied, Message: "the quota is used up"}
+}
+
+// An answer that comes before the body has been sent reaches the client, body
+// and all, however large the rest of the request is.
+func TestEarlyAnswer(t *testing.T) {
+	srv := serve(t, refusing{}, ociserver.Options{})
+	big := make([]byte, 32<<20)
+	for i := range 12 {
+		method, path := "PATCH", "/v2/app/blobs/uploads/1"
+		if i%2 == 0 {
+			method, path = "PUT", path+"?digest="+d256.String()
+		}
+		r, err := http.NewRequestWithContext(t.Context(), method, srv.URL+path, bytes.NewReader(big))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%3 == 0 {
+			r.Header.Set("Expect", "100-continue")
+		}
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			t.Fatalf("%s: %v", method, err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != 403 || code(string(body)) != "DENIED" {
+			t.Fatalf("%s = %s %q, %v, want the refusal", method, resp.Status, body, err)
+		}
+	}
+}
+
+// A body that breaks is the client's fault, not a 500 of ours.
+func TestBrokenBody(t *testing.T) {
+	reg := ocitest.NewMemory()
+	var events recorder
+	srv := serve(t, reg, ociserver.Options{Log: events.logger()})
+	resp, _ := raw(t, srv, "POST", "/v2/app/blobs/uploads/", nil, nil)
+	conn := dial(t, srv)
+	fmt.Fprintf(conn, "PATCH %s HTTP/1.1\r\nHost: hub\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnonsense\r\n", resp.Header.Get("Location"))
+	status, body := readAnswer(t, conn)
+	if status != 400 || code(body) != "BLOB_UPLOAD_INVALID" {
+		t.Errorf("%d %s, want 400 BLOB_UPLOAD_INVALID", status, body)
+	}
+	u, err := reg.UploadStatus(t.Context(), "app", "upload-1")
+	if err != nil || u.OffsetBytes != 5 {
+		t.Errorf("the upload is %+v, %v, want the 5 bytes that came", u, err)
+	}
+	if events.has("ERROR") {
+		t.Errorf("logged as an error:\n%s", events.String())
+	}
+}
+
+// A single POST that fails leaves no upload behind.
+func TestUploadAtOnceCleansUp(t *testing.T) {
+	reg := ocitest.NewMemory()
+	srv := serve(t, reg, ociserver.Options{})
+	broken := io.MultiReader(strings.NewReader("some"), errReader{errors.New("gone")})
+	r, err := http.NewRequestWithContext(t.Context(), "POST", srv.URL+"/v2/app/blobs/uploads/?digest="+oci.FromBytes([]byte("something")).String(), broken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := http.DefaultTransport.RoundTrip(r); err == nil {
+		resp.Body.Close()
+	}
+	srv.Close() // waits for the handler
+	if _, err := reg.UploadStatus(t.Context(), "app", "upload-1"); oci.CodeOf(err) != oci.BlobUploadUnknown {
+		t.Errorf("the upload is still there: %v", err)
+	}
+}
+
+type errReader struct{ err error }
+
+func (e errReader) Read([]byte) (int, error) { return 0, e.err }
