@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 )
 
 // apply is [Apply] for checked options.
@@ -134,15 +135,12 @@ func remove(certsDir, stateDir string, d disk) (rep Report, err error) {
 			return rep, err
 		}
 	}
-	if _, err := os.Stat(stateDir); err == nil {
-		lock, err := d.lock(stateDir)
-		if err != nil {
-			return rep, err
-		}
-		defer lock.Close()
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	made := missingDirs(stateDir)
+	lock, err := d.lock(stateDir) // even where there is no state: an Apply may be under way
+	if err != nil {
 		return rep, err
 	}
+	defer lock.Close()
 	st, err := load(stateDir)
 	if err != nil {
 		return rep, err
@@ -167,7 +165,7 @@ func remove(certsDir, stateDir string, d disk) (rep Report, err error) {
 	if err != nil {
 		return rep, err
 	}
-	return rep, d.removeState(stateDir)
+	return rep, d.removeState(stateDir, made)
 }
 
 // removeTree takes our part out of st's CertsDir, and its records out of st.
@@ -185,30 +183,41 @@ func (d disk) removeTree(stateDir string, st *state) (rep Report, err error) {
 	if err != nil {
 		return rep, errors.Join(err, d.save(stateDir, *st))
 	}
-	for _, dir := range slices.Backward(st.MadeDirs) {
-		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
-			continue
-		}
-		if err := errors.Join(d.remove(dir), d.sync(filepath.Dir(dir))); err != nil {
-			return rep, err
-		}
+	if err := d.removeEmpty(st.MadeDirs); err != nil {
+		return rep, err
 	}
 	*st = state{}
 	return rep, nil
 }
 
-// removeState takes away the state directory, unless there is more in it than ours.
-func (d disk) removeState(dir string) error {
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err := d.removeFiles(dir, []string{stateName, lockName}); err != nil {
+// removeState takes away the state directory, unless there is more in it than ours, and
+// those of its parents that were only made for the lock.
+func (d disk) removeState(dir string, made []string) error {
+	if err := d.removeFiles(dir, []string{stateName}); err != nil {
 		return err
 	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+	// From here on, others may make and lock the directory anew, and take it away again.
+	if err := d.remove(filepath.Join(dir, lockName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return errors.Join(d.remove(dir), d.sync(filepath.Dir(dir)))
+	if !slices.Contains(made, dir) {
+		made = append(made, dir)
+	}
+	return d.removeEmpty(made)
+}
+
+// removeEmpty removes directories, innermost first, as far as there is nothing in them.
+func (d disk) removeEmpty(dirs []string) error {
+	for _, dir := range slices.Backward(dirs) {
+		err := d.remove(dir)
+		if err == nil {
+			err = d.sync(filepath.Dir(dir))
+		}
+		if err != nil && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // run does the jobs, each in its turn, and returns their rows in the order given. One that

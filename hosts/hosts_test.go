@@ -726,6 +726,29 @@ func TestStrangeEntries(t *testing.T) {
 	}
 }
 
+// Where there is nothing to remove, not even a trace of the lock stays.
+func TestRemoveFromNothing(t *testing.T) {
+	g := newRig(t)
+	g.StateDir = filepath.Join(g.StateDir, "deep", "down")
+	g.hasTheirs("docker.io")
+	before := dump(t, filepath.Dir(g.CertsDir))
+	if got := g.remove(); len(got) > 0 {
+		t.Error(got)
+	}
+	same(t, "after Remove", dump(t, filepath.Dir(g.CertsDir)), before)
+}
+
+// A state directory that cannot be made is an error, not a wait.
+func TestStateDirDangles(t *testing.T) {
+	g := newRig(t, "docker.io")
+	if err := os.Symlink("gone/too", g.StateDir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Apply(g.Options); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
 // Without the state, our marks are enough for all but the finest print.
 func TestStateLost(t *testing.T) {
 	for _, applyAgain := range []bool{false, true} {

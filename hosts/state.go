@@ -120,20 +120,23 @@ func (d disk) save(dir string, st state) error {
 }
 
 // lock makes the state directory and waits for its lock. Closing the file lets it go.
-func (d disk) lock(dir string) (*os.File, error) {
-	for {
-		if err := d.mkdirAll(dir, 0o700); err != nil {
+func (d disk) lock(dir string) (f *os.File, err error) {
+	for range maxTries {
+		if err = d.mkdirAll(dir, 0o700); err == nil {
+			f, err = flock(dir, os.O_CREATE|os.O_RDWR, syscall.LOCK_EX)
+		}
+		if f != nil {
+			return f, nil
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // which is a Remove, just done
 			return nil, err
 		}
-		f, err := flock(dir, os.O_CREATE|os.O_RDWR, syscall.LOCK_EX)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // a Remove has just taken the directory away
-		}
-		if f != nil || err != nil {
-			return f, err
-		}
 	}
+	return nil, fmt.Errorf("lock %s: it is taken away each time it is made: %w", dir, err)
 }
+
+// maxTries bounds how often the state directory may go between its making and its locking.
+const maxTries = 1000
 
 // rlock waits for the lock of a state directory that exists; without one it returns nil.
 func rlock(dir string) (*os.File, error) {

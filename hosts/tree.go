@@ -124,7 +124,7 @@ func (t tree) shared(s site) bool {
 		}
 		target = absolute(target, other.dir)
 		if real, err := filepath.EvalSymlinks(target); err == nil {
-			_ = real // else it dangles, and may come to life with our file
+			target = real // else it dangles, and may come to life with our file
 		}
 		if target == s.file() {
 			return true

@@ -245,7 +245,7 @@ func (h *Hub) routes() http.Handler {
 	v2 := ociserver.New(guarded, ociserver.Options{
 		Name: all.name, Authenticate: front.authenticate, Challenge: front.challenge, Ping: front.ping,
 		StallTimeout: stallAfter, Observe: h.recent.Observe, Log: h.log,
-		Metrics: h.metrics, MetricsNamespace: "breakwater_hub",
+		Metrics: h.metrics,
 	})
 	mux := http.NewServeMux()
 	mux.Handle(identity.TokenPath, h.identity.TokenHandler(front.grant))
@@ -264,7 +264,7 @@ func (h *Hub) routes() http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
-	return httpx.Middleware{Log: h.log, Forwarded: front.forward}.Wrap(door)
+	return httpx.Middleware{Log: h.log, Forwarded: front.forward, Metrics: httpx.NewMetrics(h.metrics, ociserver.Kinds()...)}.Wrap(door)
 }
 
 // Registries are the upstreams that are proxied, by name.
@@ -336,12 +336,14 @@ func (h *Hub) tidyForever(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			h.tidy(ctx)
+			h.Tidy(ctx)
 		}
 	}
 }
 
-func (h *Hub) tidy(ctx context.Context) {
+// Tidy holds caches to their limits and removes dead uploads, once. Run does so
+// every minute.
+func (h *Hub) Tidy(ctx context.Context) {
 	for _, u := range h.upstreams {
 		if _, err := u.evictor.Run(ctx); err != nil && ctx.Err() == nil {
 			h.log.Error("proxy cache not held to its limits", "upstream", u.cfg.Registry, "err", err)

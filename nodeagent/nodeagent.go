@@ -90,7 +90,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error
 		Log:      log,
 	})
 	recent := pulls.New(keepPulls)
-	a.handler = httpx.Middleware{Log: log}.Wrap(server(a.mirror, recent, reg, log))
+	a.handler = httpx.Middleware{Log: log, Metrics: httpx.NewMetrics(reg, ociserver.Kinds()...)}.Wrap(server(a.mirror, recent, reg, log))
 	a.pages = a.statusPages(reg, recent, hub)
 	return a, nil
 }
@@ -100,7 +100,7 @@ func server(m *mirror.Mirror, recent *pulls.Log, reg prometheus.Registerer, log 
 	return ociserver.New(m, ociserver.Options{
 		Name: m.Name, Containerd: true, HeaderTimeout: answerWithin, StallTimeout: stallAfter,
 		Observe: recent.Observe,
-		Log:     log, Metrics: reg, MetricsNamespace: "breakwater_node",
+		Log:     log, Metrics: reg,
 	})
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 type repositoriesInput struct {
-	pageInput
+	PageInput
 	Project string `query:"project" doc:"only those of this project"`
 }
 
@@ -28,7 +28,7 @@ func (s *server) listRepositories(ctx context.Context, in *repositoriesInput) (*
 }
 
 type tagsInput struct {
-	pageInput
+	PageInput
 	Repository string `query:"repository" required:"true" doc:"the repository's whole name"`
 }
 

@@ -10,13 +10,13 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
-// pageInput is how every list is read page by page.
-type pageInput struct {
+// PageInput is how every list is read page by page.
+type PageInput struct {
 	N    int    `query:"n" minimum:"1" maximum:"1000" default:"100" doc:"at most so many"`
 	Last string `query:"last" doc:"begin after this name"`
 }
 
-func (s *server) listProjects(ctx context.Context, in *pageInput) (*body[hubapi.Page[hubapi.Project]], error) {
+func (s *server) listProjects(ctx context.Context, in *PageInput) (*body[hubapi.Page[hubapi.Project]], error) {
 	if err := admin(ctx); err != nil {
 		return nil, err
 	}

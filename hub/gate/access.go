@@ -266,10 +266,10 @@ func (a *Access) Mount(ctx context.Context, repo, from string, d oci.Digest) (bo
 	if from == "" || a.sight.Proxied(from) {
 		return false, nil
 	}
-	if _, err := a.Stat(ctx, from, d); err != nil {
-		return false, nil
+	if _, err := a.Stat(ctx, from, d); err == nil {
+		return a.inner.Mount(ctx, repo, from, d)
 	}
-	return a.inner.Mount(ctx, repo, from, d)
+	return false, nil
 }
 
 // StartUpload implements [oci.Pusher].
@@ -316,10 +316,10 @@ func (a *Access) CancelUpload(ctx context.Context, repo, id string) error {
 // asks for that the caller may do. It is no promise: each request is judged
 // anew.
 func (a *Access) Grant(ctx context.Context, c oci.Caller, s oci.Scope) ([]string, error) {
-	switch {
-	case s.Type == "registry" && s.Name == "catalog" && a.rules.Can(c, public, "", rbac.List):
+	if s.Type == "registry" && s.Name == "catalog" && a.rules.Can(c, public, "", rbac.List) {
 		return s.Actions, nil // what is listed is judged name by name
-	case s.Type != "repository" || oci.CheckName(s.Name) != nil:
+	}
+	if readable := s.Type == "repository" && oci.CheckName(s.Name) == nil; !readable {
 		return nil, nil
 	}
 	p := private

@@ -67,7 +67,10 @@ func parseKeys(text []byte) (keys, error) {
 		if !ok {
 			return keys{}, fmt.Errorf("holds a %T, want Ed25519", key)
 		}
-		public := private.Public().(ed25519.PublicKey)
+		public, ok := private.Public().(ed25519.PublicKey)
+		if !ok {
+			return keys{}, errors.New("holds a key without its public half")
+		}
 		sum := sha256.Sum256(public)
 		id := base64.RawURLEncoding.EncodeToString(sum[:12])
 		if k.sign == nil {

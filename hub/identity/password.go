@@ -117,10 +117,8 @@ func (i *Identity) signIn(ctx context.Context, user, password string) (oci.Calle
 	})
 	select {
 	case res := <-look:
-		if res.Err != nil {
-			return oci.Caller{}, res.Err
-		}
-		return res.Val.(oci.Caller), nil
+		c, _ := res.Val.(oci.Caller)
+		return c, res.Err
 	case <-ctx.Done():
 		return oci.Caller{}, ctx.Err()
 	}

@@ -22,6 +22,9 @@ type querier interface {
 type db interface {
 	querier
 	Begin(ctx context.Context) (tx, error)
+	// Plain runs fn with a pool as database/sql knows it, while nobody else
+	// writes: for migrations.
+	Plain(ctx context.Context, fn func(*sql.DB) error) error
 	Close() error
 }
 

@@ -17,14 +17,7 @@ var migrations embed.FS
 // Migrate brings the schema up to date: each migration that was not applied
 // yet, in order, each in a transaction of its own.
 func (s *Store) Migrate(ctx context.Context) error {
-	d := s.db.(*sqliteDB)
-	return d.exclusively(ctx, func() error {
-		pool, err := sql.Open("sqlite", sqliteURI(s.path))
-		if err != nil {
-			return err
-		}
-		defer pool.Close()
-		pool.SetMaxOpenConns(1)
+	return s.db.Plain(ctx, func(pool *sql.DB) error {
 		p, err := provider(pool)
 		if err != nil {
 			return err

@@ -17,14 +17,62 @@ import (
 // queue for their turn here, first come first served, rather than each trying
 // again and again for SQLite's own lock.
 type sqliteDB struct {
+	path    string
 	readers *sql.DB
-	stmts   sync.Map // text → *sql.Stmt of readers
+	reads   statements
 
 	turn   *semaphore.Weighted
 	writer *sql.DB // one connection
 	// The rest belongs to who has the turn.
 	conn   *sql.Conn // nil until needed, and after it broke
-	wstmts map[string]*sql.Stmt
+	writes statements
+}
+
+// statements are prepared on first use and kept: texts are constants of this
+// package, so that there are only so many.
+type statements struct {
+	mu     sync.RWMutex
+	byText map[string]statement
+}
+
+// statement is one that outlives its uses.
+type statement struct{ *sql.Stmt }
+
+// preparer is a pool or a connection.
+type preparer interface {
+	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
+}
+
+func (s *statements) get(ctx context.Context, on preparer, query string) (statement, error) {
+	s.mu.RLock()
+	st, ok := s.byText[query]
+	s.mu.RUnlock()
+	if ok {
+		return st, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st, ok := s.byText[query]; ok {
+		return st, nil
+	}
+	prepared, err := on.PrepareContext(ctx, query)
+	if err != nil {
+		return statement{}, err
+	}
+	if s.byText == nil {
+		s.byText = make(map[string]statement)
+	}
+	s.byText[query] = statement{prepared}
+	return s.byText[query], nil
+}
+
+func (s *statements) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range s.byText {
+		st.Close()
+	}
+	s.byText = nil
 }
 
 // sqliteURI is the driver's name for the file at path, an absolute one.
@@ -55,7 +103,7 @@ func openSQLite(ctx context.Context, path string) (*sqliteDB, error) {
 	n := max(4, runtime.GOMAXPROCS(0))
 	readers.SetMaxOpenConns(n)
 	readers.SetMaxIdleConns(n)
-	d := &sqliteDB{readers: readers, writer: writer, turn: semaphore.NewWeighted(1)}
+	d := &sqliteDB{path: path, readers: readers, writer: writer, turn: semaphore.NewWeighted(1)}
 	// The writer first: it makes the log that readers look for.
 	if err := errors.Join(writer.PingContext(ctx), readers.PingContext(ctx)); err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -70,32 +118,17 @@ func (d *sqliteDB) Close() error {
 	}
 	defer d.turn.Release(1)
 	d.drop()
+	d.reads.close()
 	// Readers first: the last to go folds the log into the file, and they may not write.
 	return errors.Join(d.readers.Close(), d.writer.Close())
 }
 
-// readStmt is the statement for a text, prepared on first use.
-func (d *sqliteDB) readStmt(ctx context.Context, query string) (*sql.Stmt, error) {
-	if st, ok := d.stmts.Load(query); ok {
-		return st.(*sql.Stmt), nil
-	}
-	st, err := d.readers.PrepareContext(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	if first, loaded := d.stmts.LoadOrStore(query, st); loaded {
-		st.Close()
-		return first.(*sql.Stmt), nil
-	}
-	return st, nil
-}
-
 func (d *sqliteDB) Query(ctx context.Context, query string, args ...any) (rows, error) {
-	st, err := d.readStmt(ctx, query)
+	st, err := d.reads.get(ctx, d.readers, query)
 	if err != nil {
 		return nil, err
 	}
-	return st.QueryContext(ctx, args...)
+	return st.QueryContext(ctx, args...) //nolint:rowserrcheck // collect does
 }
 
 // QueryRow does not end with ctx: a look-up is shorter than what it takes the
@@ -105,7 +138,7 @@ func (d *sqliteDB) QueryRow(ctx context.Context, query string, args ...any) row 
 		return failedRow{err}
 	}
 	ctx = context.WithoutCancel(ctx)
-	st, err := d.readStmt(ctx, query)
+	st, err := d.reads.get(ctx, d.readers, query)
 	if err != nil {
 		return failedRow{err}
 	}
@@ -132,42 +165,37 @@ func (d *sqliteDB) Begin(ctx context.Context) (tx, error) {
 	return t, nil
 }
 
-// exclusively runs fn while nobody else writes.
-func (d *sqliteDB) exclusively(ctx context.Context, fn func() error) error {
+func (d *sqliteDB) Plain(ctx context.Context, fn func(*sql.DB) error) error {
 	if err := d.turn.Acquire(ctx, 1); err != nil {
 		return err
 	}
 	defer d.turn.Release(1)
-	return fn()
+	pool, err := sql.Open("sqlite", sqliteURI(d.path))
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	pool.SetMaxOpenConns(1)
+	return fn(pool)
 }
 
 // drop forgets the writing connection; the next writer makes another.
 func (d *sqliteDB) drop() {
-	for _, st := range d.wstmts {
-		st.Close()
-	}
+	d.writes.close()
 	if d.conn != nil {
 		d.conn.Close()
+		d.conn = nil
 	}
-	d.conn, d.wstmts = nil, nil
 }
 
-// writeStmt is readStmt for who has the turn.
-func (d *sqliteDB) writeStmt(ctx context.Context, query string) (st *sql.Stmt, err error) {
+// write is the statement for a text, for who has the turn.
+func (d *sqliteDB) write(ctx context.Context, query string) (st statement, err error) {
 	if d.conn == nil {
 		if d.conn, err = d.writer.Conn(ctx); err != nil {
-			return nil, err
+			return statement{}, err
 		}
-		d.wstmts = make(map[string]*sql.Stmt)
 	}
-	if st = d.wstmts[query]; st != nil {
-		return st, nil
-	}
-	if st, err = d.conn.PrepareContext(ctx, query); err != nil {
-		return nil, err
-	}
-	d.wstmts[query] = st
-	return st, nil
+	return d.writes.get(ctx, d.conn, query)
 }
 
 // sqliteTx is the writer's turn. Its statements are short and are not
@@ -176,7 +204,7 @@ type sqliteTx struct{ d *sqliteDB } // d is nil once it has ended
 
 func (t *sqliteTx) Exec(ctx context.Context, query string, args ...any) (int64, error) {
 	ctx = context.WithoutCancel(ctx)
-	st, err := t.d.writeStmt(ctx, query)
+	st, err := t.d.write(ctx, query)
 	if err != nil {
 		return 0, err
 	}
@@ -189,16 +217,16 @@ func (t *sqliteTx) Exec(ctx context.Context, query string, args ...any) (int64, 
 
 func (t *sqliteTx) Query(ctx context.Context, query string, args ...any) (rows, error) {
 	ctx = context.WithoutCancel(ctx)
-	st, err := t.d.writeStmt(ctx, query)
+	st, err := t.d.write(ctx, query)
 	if err != nil {
 		return nil, err
 	}
-	return st.QueryContext(ctx, args...)
+	return st.QueryContext(ctx, args...) //nolint:rowserrcheck // collect does
 }
 
 func (t *sqliteTx) QueryRow(ctx context.Context, query string, args ...any) row {
 	ctx = context.WithoutCancel(ctx)
-	st, err := t.d.writeStmt(ctx, query)
+	st, err := t.d.write(ctx, query)
 	if err != nil {
 		return failedRow{err}
 	}

@@ -32,6 +32,12 @@ const evictBatch = 100
 // freed. Its cost grows with the proxy's cache: it runs every minute or so,
 // not for each pull.
 func (e *Evictor) Run(ctx context.Context) (freed int64, err error) {
+	if e.Limits == (Limits{}) {
+		return 0, nil
+	}
+	if err := e.Rows.Flush(ctx); err != nil { // what was used just now counts
+		return 0, err
+	}
 	if e.Limits.KeepFor > 0 {
 		if freed, err = e.evict(ctx, e.Rows.Now().Add(-e.Limits.KeepFor), -1); err != nil {
 			return freed, err

@@ -26,11 +26,11 @@ func (r *Registry) StartUpload(ctx context.Context, repo, alg string) (oci.Uploa
 	if alg == "" {
 		alg = "sha256"
 	}
-	h, ok := hashes[alg]
-	if !ok {
-		return oci.Upload{}, oci.Errorf(oci.DigestInvalid, "%q is not a digest algorithm known here, want sha256 or sha512", alg)
+	h, err := newHash(alg)
+	if err != nil {
+		return oci.Upload{}, err
 	}
-	state, err := hashState(h.New())
+	state, err := h.MarshalBinary()
 	if err != nil {
 		return oci.Upload{}, err
 	}
@@ -182,7 +182,7 @@ func (r *Registry) save(ctx context.Context, u meta.Upload, w *writer) (meta.Upl
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
-	state, err := hashState(w.hash)
+	state, err := w.hash.MarshalBinary()
 	if err != nil {
 		return u, err
 	}

@@ -221,14 +221,14 @@ func TestCutUploadKeepsWhatCame(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			body := io.MultiReader(bytes.NewReader(b[:400_000]), readerFunc(func([]byte) (int, error) {
-				if cut == context.Canceled {
+				if errors.Is(cut, context.Canceled) {
 					cancel()
 				}
 				return 0, cut
 			}))
 			got, err := r.AppendUpload(ctx, repo, u.ID, 0, body, int64(len(b)))
 			code := oci.BlobUploadInvalid
-			if cut == io.EOF {
+			if errors.Is(cut, io.EOF) {
 				code = oci.SizeInvalid
 			}
 			wantCode(t, "AppendUpload", err, code)

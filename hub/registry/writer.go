@@ -22,32 +22,47 @@ import (
 )
 
 // hashes are the digest algorithms an upload can be hashed with on its way.
-// Their states can be stored and taken up again.
 var hashes = map[string]crypto.Hash{
 	"sha256": crypto.SHA256,
 	"sha512": crypto.SHA512,
 }
 
-// hashState is the state to store.
-func hashState(h hash.Hash) ([]byte, error) {
-	return h.(encoding.BinaryMarshaler).MarshalBinary()
+// resumable is a hash whose state can be stored and taken up again.
+type resumable interface {
+	hash.Hash
+	encoding.BinaryMarshaler
+	encoding.BinaryUnmarshaler
 }
 
-// buffers are what bytes are read into on their way to a file.
-var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+func newHash(alg string) (resumable, error) {
+	if h, ok := hashes[alg]; ok {
+		if r, ok := h.New().(resumable); ok {
+			return r, nil
+		}
+	}
+	return nil, oci.Errorf(oci.DigestInvalid, "%q is not a digest algorithm known here, want sha256 or sha512", alg)
+}
+
+// buffer is what bytes are read into on their way to a file.
+type buffer [256 << 10]byte
+
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 // writer writes on an upload's file, and hashes what it writes.
 type writer struct {
 	f      *os.File
 	alg    string
-	hash   hash.Hash
+	hash   resumable
 	offset int64
 }
 
 // openWriter takes an upload up where its row says it ends.
 func openWriter(blobs *blob.FS, u meta.Upload) (w *writer, err error) {
-	w = &writer{alg: u.Alg, hash: hashes[u.Alg].New(), offset: u.OffsetBytes}
-	if err := w.hash.(encoding.BinaryUnmarshaler).UnmarshalBinary(u.HashState); err != nil {
+	w = &writer{alg: u.Alg, offset: u.OffsetBytes}
+	if w.hash, err = newHash(u.Alg); err == nil {
+		err = w.hash.UnmarshalBinary(u.HashState)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("upload %s: %w", u.ID, err)
 	}
 	w.f, err = blobs.Reopen(u.StorageKey)
@@ -96,7 +111,7 @@ func (w *writer) readFrom(ctx context.Context, r io.Reader, size int64) (err err
 			}
 		}()
 	}
-	buf := buffers.Get().(*[256 << 10]byte)
+	buf, _ := buffers.Get().(*buffer)
 	defer buffers.Put(buf)
 	var total int64
 	var end error
@@ -116,7 +131,7 @@ func (w *writer) readFrom(ctx context.Context, r io.Reader, size int64) (err err
 		}
 	}
 	switch {
-	case end != nil && end != io.EOF:
+	case end != nil && !errors.Is(end, io.EOF):
 		return &oci.Error{Code: oci.BlobUploadInvalid, Message: "the upload was cut off", Err: end}
 	case size >= 0 && total != size:
 		return oci.Errorf(oci.SizeInvalid, "%d bytes were announced, %d came", size, total)

@@ -326,7 +326,7 @@ func (m *model) isRead(d oci.Digest) bool {
 }
 
 func TestRandomUse(t *testing.T) {
-	steps, seeds := 300, uint64(400)
+	steps, seeds := 300, uint64(700)
 	if testing.Short() {
 		steps, seeds = 100, 2
 	}
@@ -336,7 +336,7 @@ func TestRandomUse(t *testing.T) {
 			m := newModel(t, seed)
 			for m.step = range steps {
 				m.now.Advance(time.Second)
-				before, floor := m.c.objects.Keys(), m.free() >= modelFloor
+				before, floor := m.c.objects.Keys(), m.free()-m.c.unwritten() >= modelFloor
 				others := m.others
 				deleted := m.act()
 				m.check(before, deleted)

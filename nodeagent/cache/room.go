@@ -3,6 +3,7 @@ package cache
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
@@ -52,7 +53,7 @@ func (c *Cache) makeRoom(n int64) error {
 // floor of free space. It evicts what is missing as long as that helps: a file
 // system may free later, or for someone else.
 func (c *Cache) keepFloor(n int64) error {
-	for before := int64(-1); ; {
+	for before := int64(math.MinInt64); ; {
 		free, err := c.freeBytes()
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrFull, c.judge(err))
@@ -64,7 +65,7 @@ func (c *Cache) keepFloor(n int64) error {
 		if free <= before || !c.evict(short) {
 			return fmt.Errorf("%w: %d bytes wanted, %d free, %d are to stay free", ErrFull, n, free, c.o.MinFreeBytes)
 		}
-		before = max(free, 0)
+		before = free
 	}
 }
 

@@ -219,6 +219,7 @@ func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 // parallel fetch); only what we cut is a warning.
 func TestClientLeavesMidway(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	for _, tt := range []struct {
 		name  string
 		r     *http.Request

@@ -36,19 +36,6 @@ func seconds(d time.Duration) string {
 // etag is the validator of content with a digest: a strong one.
 func etag(d oci.Digest) string { return `"` + d.String() + `"` }
 
-// notModified evaluates If-None-Match (RFC 9110, section 13.1.2).
-func notModified(r *http.Request, d oci.Digest) bool {
-	for _, field := range r.Header.Values("If-None-Match") {
-		for tag := range strings.SplitSeq(field, ",") { // our tags hold no comma
-			tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
-			if tag == etag(d) || tag == "*" {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // location is where something of the request's repository can be found, as
 // the client that asked names it.
 func (s *Server) location(r *http.Request, q Request, path string) string {

@@ -2,24 +2,26 @@ package ociserver
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
 
+	"github.com/breakwater-oci/breakwater/pkg/httpx"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
 // headBlob serves HEAD /v2/<name>/blobs/<digest> (distribution-spec v1.1,
 // "Checking if content exists").
 func (s *Server) headBlob(w *response, r *http.Request, q Request) error {
-	info, err := within(s, w, r, func() (oci.BlobInfo, error) {
-		return s.reg.Stat(r.Context(), q.Repo, q.Digest)
+	info, err := within(s, w, r, func(ctx context.Context) (oci.BlobInfo, error) {
+		return s.reg.Stat(ctx, q.Repo, q.Digest)
 	}, nothing)
 	if err != nil {
 		return err
 	}
 	s.blobHeaders(w, info)
-	if notModified(r, info.Digest) {
+	if httpx.IfNoneMatch(r, etag(info.Digest)) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
@@ -34,7 +36,7 @@ func (s *Server) headBlob(w *response, r *http.Request, q Request) error {
 func (s *Server) getBlob(w *response, r *http.Request, q Request) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	b, err := within(s, w, r, func() (*openBlob, error) { return s.open(ctx, r, q) }, (*openBlob).Close)
+	b, err := within(s, w, r, func(context.Context) (*openBlob, error) { return s.open(ctx, r, q) }, (*openBlob).Close)
 	if err != nil {
 		return err
 	}
@@ -45,15 +47,14 @@ func (s *Server) getBlob(w *response, r *http.Request, q Request) error {
 	case b.notModified:
 		w.WriteHeader(http.StatusNotModified)
 		return nil
-	case b.part.kind == unsatisfiable:
-		h.Set("Content-Range", "bytes */"+strconv.FormatInt(b.Size, 10))
-		h.Del("Cache-Control")
+	case b.part.kind == httpx.RangeUnsatisfiable:
+		w.unsatisfied = fmt.Sprintf("bytes */%d", b.Size)
 		return &oci.Error{Code: oci.RangeInvalid}
 	}
 	status := http.StatusOK
-	if b.part.kind == partial {
+	if b.part.kind == httpx.RangePartial {
 		status = http.StatusPartialContent
-		h.Set("Content-Range", b.part.contentRange(b.Size))
+		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", b.part.off, b.part.off+b.part.n-1, b.Size))
 	}
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Content-Length", strconv.FormatInt(b.part.n, 10))
@@ -91,7 +92,7 @@ func (s *Server) open(ctx context.Context, r *http.Request, q Request) (*openBlo
 	if err != nil {
 		return nil, err
 	}
-	b := &openBlob{Blob: blob, notModified: notModified(r, blob.Digest)}
+	b := &openBlob{Blob: blob, notModified: httpx.IfNoneMatch(r, etag(blob.Digest))}
 	if b.notModified {
 		return b, nil
 	}
@@ -119,5 +120,5 @@ func (s *Server) deleteBlob(w *response, r *http.Request, q Request) error {
 		return err
 	}
 	w.about.desc.Digest = q.Digest
-	return w.writeBody(r, http.StatusAccepted, nil)
+	return w.writeEmpty(http.StatusAccepted)
 }

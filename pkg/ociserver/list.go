@@ -1,6 +1,7 @@
 package ociserver
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -23,13 +24,13 @@ type names struct {
 // listTags serves GET /v2/<name>/tags/list (distribution-spec v1.1, "Listing
 // Tags").
 func (s *Server) listTags(w *response, r *http.Request, q Request) error {
-	tags, err := s.page(w, r, q, "/v2/"+q.PathRepo+"/tags/list", func(n int, last string) ([]string, bool, error) {
-		return s.reg.Tags(r.Context(), q.Repo, n, last)
+	tags, err := s.page(w, r, q, "/v2/"+q.PathRepo+"/tags/list", func(ctx context.Context, n int, last string) ([]string, bool, error) {
+		return s.reg.Tags(ctx, q.Repo, n, last)
 	})
 	if err != nil {
 		return err
 	}
-	return w.writeJSON(r, http.StatusOK, "application/json", struct {
+	return w.writeJSON("application/json", struct {
 		Name string   `json:"name"`
 		Tags []string `json:"tags"`
 	}{q.PathRepo, tags})
@@ -38,20 +39,20 @@ func (s *Server) listTags(w *response, r *http.Request, q Request) error {
 // listRepositories serves GET /v2/_catalog, which the spec leaves to
 // registries; this is docker's form.
 func (s *Server) listRepositories(w *response, r *http.Request, q Request) error {
-	repos, err := s.page(w, r, q, "/v2/_catalog", func(n int, last string) ([]string, bool, error) {
-		return s.reg.Repositories(r.Context(), n, last)
+	repos, err := s.page(w, r, q, "/v2/_catalog", func(ctx context.Context, n int, last string) ([]string, bool, error) {
+		return s.reg.Repositories(ctx, n, last)
 	})
 	if err != nil {
 		return err
 	}
-	return w.writeJSON(r, http.StatusOK, "application/json", struct {
+	return w.writeJSON("application/json", struct {
 		Repositories []string `json:"repositories"`
 	}{repos})
 }
 
 // page asks for the page that n and last stand for, and sets Link when there
 // is another. It never returns nil without an error.
-func (s *Server) page(w *response, r *http.Request, q Request, path string, list func(n int, last string) ([]string, bool, error)) ([]string, error) {
+func (s *Server) page(w *response, r *http.Request, q Request, path string, list func(ctx context.Context, n int, last string) ([]string, bool, error)) ([]string, error) {
 	n, given, err := pageSize(q.Query)
 	if err != nil {
 		return nil, err
@@ -60,8 +61,8 @@ func (s *Server) page(w *response, r *http.Request, q Request, path string, list
 	if given && n == 0 {
 		ask = 1 // nothing is wanted, but what is not there shall be said
 	}
-	got, err := within(s, w, r, func() (p names, err error) {
-		p.list, p.more, err = list(ask, q.Query.Get("last"))
+	got, err := within(s, w, r, func(ctx context.Context) (p names, err error) {
+		p.list, p.more, err = list(ctx, ask, q.Query.Get("last"))
 		return p, err
 	}, nothing)
 	switch {
@@ -88,7 +89,7 @@ func pageSize(query url.Values) (n int, given bool, err error) {
 	if v == "" {
 		return 0, false, nil
 	}
-	big, ok := position(v, 0)
+	big, ok := number(v)
 	if !ok {
 		return 0, false, oci.Errorf(oci.PageInvalid, "n is %.80q, want a number", v)
 	}
@@ -99,8 +100,8 @@ func pageSize(query url.Values) (n int, given bool, err error) {
 // Referrers").
 func (s *Server) listReferrers(w *response, r *http.Request, q Request) error {
 	artifactType := q.Query.Get("artifactType")
-	list, err := within(s, w, r, func() ([]oci.Descriptor, error) {
-		return s.reg.Referrers(r.Context(), q.Repo, q.Digest, artifactType)
+	list, err := within(s, w, r, func(ctx context.Context) ([]oci.Descriptor, error) {
+		return s.reg.Referrers(ctx, q.Repo, q.Digest, artifactType)
 	}, nothing)
 	if err != nil {
 		return err
@@ -113,5 +114,5 @@ func (s *Server) listReferrers(w *response, r *http.Request, q Request) error {
 	if list == nil {
 		ix.Manifests = []oci.Descriptor{}
 	}
-	return w.writeJSON(r, http.StatusOK, oci.MediaTypeIndex, ix)
+	return w.writeJSON(oci.MediaTypeIndex, ix)
 }

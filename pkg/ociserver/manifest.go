@@ -1,6 +1,7 @@
 package ociserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/breakwater-oci/breakwater/pkg/httpx"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
@@ -18,8 +20,8 @@ const maxTags = 50
 // v1.1, "Pulling manifests"). The body is the stored bytes, never re-encoded
 // and whatever the client accepts, so the digest still holds there.
 func (s *Server) getManifest(w *response, r *http.Request, q Request) error {
-	m, err := within(s, w, r, func() (oci.Manifest, error) {
-		return s.reg.Manifest(r.Context(), q.Repo, q.Ref)
+	m, err := within(s, w, r, func(ctx context.Context) (oci.Manifest, error) {
+		return s.reg.Manifest(ctx, q.Repo, q.Ref)
 	}, nothing)
 	if err != nil {
 		return err
@@ -36,8 +38,8 @@ func (s *Server) getManifest(w *response, r *http.Request, q Request) error {
 // headManifest serves HEAD of the same ("Checking if content exists"). It is a
 // registry's Resolve: where a GET costs quota upstream, this does not.
 func (s *Server) headManifest(w *response, r *http.Request, q Request) error {
-	m, err := within(s, w, r, func() (oci.Manifest, error) {
-		return s.reg.Resolve(r.Context(), q.Repo, q.Ref)
+	m, err := within(s, w, r, func(ctx context.Context) (oci.Manifest, error) {
+		return s.reg.Resolve(ctx, q.Repo, q.Ref)
 	}, nothing)
 	if err != nil {
 		return err
@@ -58,7 +60,7 @@ func (s *Server) manifestHeaders(w *response, r *http.Request, m oci.Manifest) (
 	if m.Digest != "" {
 		h.Set("Docker-Content-Digest", m.Digest.String())
 		h.Set("ETag", etag(m.Digest))
-		if notModified(r, m.Digest) {
+		if httpx.IfNoneMatch(r, etag(m.Digest)) {
 			w.WriteHeader(http.StatusNotModified)
 			return true
 		}
@@ -98,7 +100,7 @@ func (s *Server) putManifest(w *response, r *http.Request, q Request) error {
 	}
 	h.Set("Location", s.location(r, q, "/manifests/"+d.Digest.String()))
 	h.Set("Docker-Content-Digest", d.Digest.String())
-	return w.writeBody(r, http.StatusCreated, nil)
+	return w.writeEmpty(http.StatusCreated)
 }
 
 // pushTags are the tags of a push by digest.
@@ -125,11 +127,10 @@ func (s *Server) readManifest(w *response, r *http.Request) ([]byte, error) {
 		return nil, tooLarge
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.o.MaxManifestBytes))
-	var over *http.MaxBytesError
-	switch {
-	case errors.As(err, &over):
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, tooLarge
-	case err != nil:
+	}
+	if err != nil {
 		return nil, &oci.Error{Code: oci.ManifestInvalid, Message: "the manifest did not arrive whole", Err: err}
 	}
 	return body, nil
@@ -142,5 +143,5 @@ func (s *Server) deleteManifest(w *response, r *http.Request, q Request) error {
 		return err
 	}
 	w.about.desc.Digest = q.Ref.Digest
-	return w.writeBody(r, http.StatusAccepted, nil)
+	return w.writeEmpty(http.StatusAccepted)
 }

@@ -2,8 +2,6 @@ package ociserver
 
 import (
 	"errors"
-	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,71 +36,33 @@ type Event struct {
 	Err       error // also of a body that ended short
 }
 
-func newEvent(w *response, r *http.Request, q Request, err error) Event {
-	ref := q.Ref
-	if q.Kind == Blob {
-		ref = oci.Digested(q.Digest)
-	}
-	return Event{
-		Kind: q.Kind, Method: q.Method, Repo: q.Repo, Ref: ref,
-		MediaType: w.about.desc.MediaType, Digest: w.about.desc.Digest, SizeBytes: w.about.desc.Size, Source: w.about.source, Stale: w.about.stale,
-		BytesSent: w.sent, Status: w.statusOrLeft(), FirstByte: w.firstByte, Dur: time.Since(w.start),
-		Caller: oci.CallerFrom(r.Context()), Remote: r.RemoteAddr, UserAgent: r.UserAgent(), Err: err,
-	}
-}
-
-func (w *response) statusOrLeft() int {
-	if w.unheard {
-		return StatusClientLeft
-	}
-	return w.status
-}
-
-type metrics struct {
-	duration *prometheus.HistogramVec
-	sent     *prometheus.CounterVec
-	cut      *prometheus.CounterVec
-}
-
-// newMetrics makes the package's metrics; a nil reg leaves them unseen.
-func newMetrics(reg prometheus.Registerer, namespace string) metrics {
-	m := metrics{
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: namespace, Subsystem: "registry", Name: "request_duration_seconds",
-			Help:    "Time from a registry request's arrival to the end of its answer, by endpoint, method and status class.",
-			Buckets: []float64{.001, .005, .025, .1, .5, 1, 3, 10, 30, 100, 300},
-		}, []string{"kind", "method", "status"}),
-		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: namespace, Subsystem: "registry", Name: "sent_bytes_total",
-			Help: "Bytes of manifests and blobs sent, by where they came from.",
-		}, []string{"source"}),
-		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: namespace, Subsystem: "registry", Name: "bodies_cut_total",
-			Help: "Bodies that ended short: because the content stalled, failed, or the client left.",
-		}, []string{"cause"}),
-	}
-	if reg != nil {
-		reg.MustRegister(m.duration, m.sent, m.cut)
-	}
-	return m
-}
-
-func (m metrics) observe(w *response, q Request, err error, left bool) {
-	kind, method := string(q.Kind), q.Method
-	if _, ok := routes[q.Kind][method]; !ok {
-		method = "other" // a client can invent any
-	}
-	if kind == "" {
-		kind = "none"
-	}
-	class := strconv.Itoa(w.statusOrLeft()/100) + "xx"
-	m.duration.WithLabelValues(kind, method, class).Observe(time.Since(w.start).Seconds())
+// observe counts what has been answered, and tells of it.
+func (s *Server) observe(x *exchange) {
+	w := &x.w
 	if w.about.source != "" {
-		m.sent.WithLabelValues(string(w.about.source)).Add(float64(w.sent))
+		s.metrics.sent.WithLabelValues(string(w.about.source)).Add(float64(w.sent))
 	}
-	if err != nil && w.status < http.StatusMultipleChoices { // it had begun
-		m.cut.WithLabelValues(cutCause(err, left)).Inc()
+	left := w.broken != nil || x.r.Context().Err() != nil
+	if x.err != nil && w.status/100 == 2 { // it had begun
+		s.metrics.cut.WithLabelValues(cutCause(x.err, left)).Inc()
 	}
+	if s.o.Observe == nil || !x.parsed || x.q.Kind != Manifest && x.q.Kind != Blob {
+		return
+	}
+	ref := x.q.Ref
+	if x.q.Kind == Blob {
+		ref = oci.Digested(x.q.Digest)
+	}
+	status := w.status
+	if status == 0 {
+		status = StatusClientLeft
+	}
+	s.o.Observe(Event{
+		Kind: x.q.Kind, Method: x.q.Method, Repo: x.q.Repo, Ref: ref,
+		MediaType: w.about.desc.MediaType, Digest: w.about.desc.Digest, SizeBytes: w.about.desc.Size, Source: w.about.source,
+		BytesSent: w.sent, Status: status, FirstByte: w.firstByte, Dur: time.Since(w.start),
+		Caller: oci.CallerFrom(x.r.Context()), Remote: x.r.RemoteAddr, UserAgent: x.r.UserAgent(), Err: x.err,
+	})
 }
 
 func cutCause(err error, left bool) string {
@@ -113,4 +73,29 @@ func cutCause(err error, left bool) string {
 		return "stalled"
 	}
 	return "failed"
+}
+
+type metrics struct {
+	sent *prometheus.CounterVec
+	cut  *prometheus.CounterVec
+}
+
+// newMetrics makes the package's metrics; a nil reg leaves them unseen. Two
+// servers in one registry need a label or a prefix that tells them apart
+// (prometheus.WrapRegistererWith).
+func newMetrics(reg prometheus.Registerer) metrics {
+	m := metrics{
+		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "breakwater_registry_sent_bytes_total",
+			Help: "Bytes of manifests and blobs sent, by where they came from.",
+		}, []string{"source"}),
+		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "breakwater_registry_bodies_cut_total",
+			Help: "Bodies that ended short: because the content stalled, failed, or the client left.",
+		}, []string{"cause"}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.sent, m.cut)
+	}
+	return m
 }

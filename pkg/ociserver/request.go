@@ -3,6 +3,7 @@ package ociserver
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
@@ -23,6 +24,16 @@ const (
 	Referrers Kind = "referrers" // /v2/<name>/referrers/<digest> (end-12)
 	Catalog   Kind = "catalog"   // /v2/_catalog
 )
+
+// Kinds lists all kinds, as the routes that httpx.NewMetrics wants to know.
+func Kinds() []string {
+	var all []string
+	for k := range routes {
+		all = append(all, string(k))
+	}
+	slices.Sort(all)
+	return all
+}
 
 // Request is a request with its path read and checked. What is not part of its
 // Kind is zero.
@@ -110,7 +121,7 @@ func (q *Request) parseLast(last string) (err error) {
 		q.Ref, err = oci.ParseReference(last)
 		if oci.CodeOf(err) == oci.TagInvalid && q.Method != http.MethodPut {
 			// What cannot be a tag names no manifest: the spec's tests want 404.
-			err = &oci.Error{Code: oci.ManifestUnknown, Err: err}
+			err = &oci.Error{Code: oci.ManifestUnknown, Message: told(err).Text(), Err: err}
 		}
 	case Blob, Referrers:
 		q.Digest, err = oci.ParseDigest(last)

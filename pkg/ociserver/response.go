@@ -18,13 +18,14 @@ import (
 // the ways to flush (Unwrap) and to sendfile (ReadFrom).
 type response struct {
 	http.ResponseWriter
-	start     time.Time
-	status    int           // 0 until it is sent
-	firstByte time.Duration // from start until the status was sent
-	sent      int64         // bytes of the body
-	broken    error         // the client could not be written to
-	unheard   bool          // the client had left before a status was sent
-	about     about
+	head        bool // net/http sends no body
+	start       time.Time
+	status      int           // 0 until it is sent
+	firstByte   time.Duration // from start until the status was sent
+	sent        int64         // bytes of the body
+	broken      error         // the client could not be written to
+	about       about
+	unsatisfied string // Content-Range of a 416
 }
 
 // about is what an answer is about, for events and metrics.
@@ -51,7 +52,9 @@ func (w *response) Write(p []byte) (int, error) {
 		w.WriteHeader(http.StatusOK)
 	}
 	n, err := w.ResponseWriter.Write(p)
-	w.sent += int64(n)
+	if !w.head {
+		w.sent += int64(n)
+	}
 	if err != nil {
 		w.broken = err
 	}
@@ -87,27 +90,24 @@ func clientFailed(err error) bool {
 	return false
 }
 
-// clientLeft says that nobody reads the answer any more.
-func clientLeft(w *response, r *http.Request) bool {
-	return w.broken != nil || r.Context().Err() != nil
-}
-
-// writeJSON sends v, and to a HEAD only what it would be.
-func (w *response) writeJSON(r *http.Request, status int, contentType string, v any) error {
+// writeJSON sends v with status 200; to a HEAD net/http sends its length alone.
+func (w *response) writeJSON(contentType string, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", contentType)
-	return w.writeBody(r, status, body)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(http.StatusOK)
+	_, err = w.Write(body)
+	return err
 }
 
-func (w *response) writeBody(r *http.Request, status int, body []byte) error {
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(status)
-	if r.Method == http.MethodHead {
-		return nil
+// writeEmpty sends a status whose answer is in the headers.
+func (w *response) writeEmpty(status int) error {
+	if status != http.StatusNoContent {
+		w.Header().Set("Content-Length", "0")
 	}
-	_, err := w.Write(body)
-	return err
+	w.WriteHeader(status)
+	return nil
 }

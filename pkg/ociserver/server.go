@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/breakwater-oci/breakwater/pkg/httpx"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
@@ -62,14 +63,17 @@ type Options struct {
 	// Observe is told of each answer about a manifest or blob, when it has
 	// ended, on the request's goroutine.
 	Observe func(Event)
-	Log     *slog.Logger          // nil: none
-	Metrics prometheus.Registerer // nil: none
-	// MetricsNamespace is what the metrics' names begin with: "breakwater_hub".
-	MetricsNamespace string
+	// Metrics registers what is counted here; nil counts unseen. Durations by
+	// endpoint are httpx's: give [Kinds] to httpx.NewMetrics.
+	Metrics prometheus.Registerer
+	// Log is told of panics that no request waits for any more; errors are
+	// logged with the request, by httpx.Middleware. nil: none.
+	Log *slog.Logger
 }
 
 // Server answers what begins with /v2. It is an http.Handler that has to see
-// the path as it came: in front of any mux, which would redirect /v2.
+// the path as it came, in front of any mux, which would redirect /v2, and
+// belongs inside of httpx.Middleware, which logs and counts what it answers.
 type Server struct {
 	reg     oci.Registry
 	o       Options
@@ -82,7 +86,7 @@ func New(reg oci.Registry, o Options) *Server {
 	if o.MaxManifestBytes <= 0 {
 		o.MaxManifestBytes = oci.MaxManifestBytes
 	}
-	s := &Server{reg: reg, o: o, log: o.Log, metrics: newMetrics(o.Metrics, o.MetricsNamespace)}
+	s := &Server{reg: reg, o: o, log: o.Log, metrics: newMetrics(o.Metrics)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -106,48 +110,57 @@ var routes = map[Kind]map[string]handler{
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	w := &response{ResponseWriter: rw, start: time.Now()}
-	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0") // docker looks for it
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	q, err := Parse(r)
-	parsed := err == nil
-	if parsed {
-		r, err = s.answer(w, r, &q)
-	}
-	if err != nil {
-		s.fail(w, r, q, err)
-	}
-	s.metrics.observe(w, q, err, clientLeft(w, r))
-	if s.o.Observe != nil && parsed && (q.Kind == Manifest || q.Kind == Blob) {
-		s.o.Observe(newEvent(w, r, q, err))
-	}
+	rw.Header().Set("Docker-Distribution-Api-Version", "registry/2.0") // docker looks for it
+	rw.Header().Set("X-Content-Type-Options", "nosniff")
+	x := &exchange{r: r, w: response{start: time.Now(), head: r.Method == http.MethodHead}}
+	defer s.observe(x) // also when httpx aborts
+	httpx.Handle(func(w http.ResponseWriter, _ *http.Request) error {
+		x.w.ResponseWriter = w
+		x.err = s.answer(x)
+		return x.err
+	}, func(w http.ResponseWriter, r *http.Request, err error) {
+		s.render(x, err)
+	}).ServeHTTP(rw, r)
 }
 
-// answer routes a parsed request. It returns the request with the caller's
-// context, and completes q.
-func (s *Server) answer(w *response, r *http.Request, q *Request) (*http.Request, error) {
-	handle, ok := routes[q.Kind][r.Method]
+// exchange is a request and its answer.
+type exchange struct {
+	r      *http.Request // with the caller's context, once that is known
+	q      Request
+	parsed bool
+	w      response
+	err    error // what the handler returned
+}
+
+// answer parses, names, authenticates and routes.
+func (s *Server) answer(x *exchange) (err error) {
+	if x.q, err = Parse(x.r); err != nil {
+		return err
+	}
+	x.parsed = true
+	q := &x.q
+	httpx.SetRoute(&x.w, string(q.Kind))
+	handle, ok := routes[q.Kind][q.Method]
 	if !ok {
-		w.Header().Set("Allow", strings.Join(slices.Sorted(maps.Keys(routes[q.Kind])), ", "))
-		return r, &oci.Error{Code: oci.Unsupported}
+		x.w.Header().Set("Allow", strings.Join(slices.Sorted(maps.Keys(routes[q.Kind])), ", "))
+		return &oci.Error{Code: oci.Unsupported}
 	}
 	if q.PathRepo != "" {
-		var err error
 		if q.Repo, err = s.name(q.Namespace, q.PathRepo); err != nil {
-			return r, err
+			return err
 		}
 		if q.Namespace != "" {
-			w.Header().Set("OCI-Namespace", q.Namespace) // "Registry Proxying"
+			x.w.Header().Set("OCI-Namespace", q.Namespace) // "Registry Proxying"
 		}
 	}
 	if s.o.Authenticate != nil {
-		ctx, err := s.o.Authenticate(r)
+		ctx, err := s.o.Authenticate(x.r)
 		if err != nil {
-			return r, err
+			return err
 		}
-		r = r.WithContext(ctx)
+		x.r = x.r.WithContext(ctx)
 	}
-	return r, handle(s, w, r, *q)
+	return handle(s, &x.w, x.r, *q)
 }
 
 func (s *Server) name(ns, repo string) (string, error) {
@@ -172,5 +185,5 @@ func (s *Server) ping(w *response, r *http.Request, _ Request) error {
 			return err
 		}
 	}
-	return w.writeJSON(r, http.StatusOK, "application/json", struct{}{})
+	return w.writeJSON("application/json", struct{}{})
 }

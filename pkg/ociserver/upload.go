@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -69,7 +70,7 @@ func (s *Server) openUpload(w *response, r *http.Request, q Request, alg string)
 		w.Header().Set("OCI-Chunk-Min-Length", strconv.FormatInt(s.o.ChunkMinBytes, 10))
 	}
 	s.uploadHeaders(w, r, q, u)
-	return w.writeBody(r, http.StatusAccepted, nil)
+	return w.writeEmpty(http.StatusAccepted)
 }
 
 // uploadAtOnce takes a blob in a single POST.
@@ -96,8 +97,7 @@ func (s *Server) uploadStatus(w *response, r *http.Request, q Request) error {
 	}
 	u.ID = q.UploadID
 	s.uploadHeaders(w, r, q, u)
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return w.writeEmpty(http.StatusNoContent)
 }
 
 // appendUpload serves PATCH of the same: a chunk, or all of a stream.
@@ -112,7 +112,7 @@ func (s *Server) appendUpload(w *response, r *http.Request, q Request) error {
 	}
 	u.ID = q.UploadID
 	s.uploadHeaders(w, r, q, u)
-	return w.writeBody(r, http.StatusAccepted, nil)
+	return w.writeEmpty(http.StatusAccepted)
 }
 
 // finishUpload serves PUT of the same, with the last chunk or without.
@@ -140,8 +140,7 @@ func (s *Server) cancelUpload(w *response, r *http.Request, q Request) error {
 	if err := s.reg.CancelUpload(r.Context(), q.Repo, q.UploadID); err != nil {
 		return err
 	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return w.writeEmpty(http.StatusNoContent)
 }
 
 // chunkRefused tells the client of a misplaced chunk where the upload ends.
@@ -168,7 +167,7 @@ func (s *Server) blobCreated(w *response, r *http.Request, q Request, d oci.Dige
 	h := w.Header()
 	h.Set("Location", s.location(r, q, "/blobs/"+d.String()))
 	h.Set("Docker-Content-Digest", d.String())
-	return w.writeBody(r, http.StatusCreated, nil)
+	return w.writeEmpty(http.StatusCreated)
 }
 
 // chunk reads where a request's body belongs: off is -1 when that is unsaid,
@@ -194,9 +193,9 @@ func (s *Server) chunk(r *http.Request) (off, size int64, in *incoming, err erro
 func parseContentRange(v string) (off, n int64, ok bool) {
 	v, _, _ = strings.Cut(strings.TrimPrefix(v, "bytes "), "/")
 	first, last, ok := strings.Cut(v, "-")
-	off, okFirst := position(first, -1)
-	end, okLast := position(last, -1)
-	if !ok || !okFirst || !okLast || off < 0 || end < off || end == maxPosition {
+	off, okFirst := number(first)
+	end, okLast := number(last)
+	if !ok || !okFirst || !okLast || end < off || end == math.MaxInt64 {
 		return 0, 0, false
 	}
 	return off, end - off + 1, true
@@ -219,8 +218,7 @@ func (in *incoming) Read(p []byte) (int, error) {
 
 // blame turns the registry's error into the client's when its body broke.
 func (in *incoming) blame(err error) error {
-	var e *oci.Error
-	if in.err == nil || errors.As(err, &e) {
+	if _, ok := errors.AsType[*oci.Error](err); ok || in.err == nil {
 		return err
 	}
 	return &oci.Error{Code: oci.BlobUploadInvalid, Message: "the body did not arrive whole", Err: err}

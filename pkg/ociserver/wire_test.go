@@ -16,15 +16,16 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/breakwater-oci/breakwater/pkg/httpx"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/ociserver"
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 )
 
-// serve starts a server in front of reg.
+// serve starts a server in front of reg, in the middleware it is meant for.
 func serve(t *testing.T, reg oci.Registry, o ociserver.Options) *httptest.Server {
 	t.Helper()
-	srv := httptest.NewServer(ociserver.New(reg, o))
+	srv := httptest.NewServer(httpx.Middleware{Log: o.Log}.Wrap(ociserver.New(reg, o)))
 	t.Cleanup(srv.Close)
 	return srv
 }

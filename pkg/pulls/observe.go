@@ -2,16 +2,19 @@ package pulls
 
 import (
 	"net"
+	"net/http"
 	"time"
 
 	"github.com/breakwater-oci/breakwater/pkg/ociserver"
 )
 
 // Observe records an answer of a registry server; it is what
-// [ociserver.Options] wants as Observe. What was refused for its name is not a
-// pull.
+// [ociserver.Options] wants as Observe. Of what is not a pull nothing is kept:
+// pushes and their looks for blobs that are there already, names that are
+// none, and the first answer of every login.
 func (l *Log) Observe(e ociserver.Event) {
-	if e.Repo == "" || e.Method != "GET" && e.Method != "HEAD" {
+	read := e.Method == http.MethodGet || e.Method == http.MethodHead && e.Kind == ociserver.Manifest
+	if !read || e.Repo == "" || e.Status == http.StatusUnauthorized {
 		return
 	}
 	o := Object{

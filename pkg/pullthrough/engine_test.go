@@ -488,7 +488,12 @@ func TestReadersDuringCommit(t *testing.T) {
 		s.commit = func(ctx context.Context) error { <-disk; return ctx.Err() }
 		e := New(s, Options{Linger: -1})
 		checkFetch(t, e, o)
-		checkFetch(t, e, o)
+		b := openBlob(t, e, o)
+		if b.Source != oci.FromCache {
+			t.Errorf("source is %q of a blob that is all here", b.Source)
+		}
+		checkRange(t, b, o, 0, b.Size)
+		b.Close()
 		synctest.Wait()
 		go e.Close()
 		synctest.Wait()

@@ -301,7 +301,7 @@ func (f *fill) adopt(part Partial) error {
 func (f *fill) open(ctx context.Context, want oci.Descriptor, src Source, first bool) (*oci.Blob, error) {
 	info := oci.BlobInfo{Descriptor: oci.Descriptor{Digest: f.want.Digest, Size: f.want.Size}}
 	f.mu.Lock()
-	err := f.err
+	err, verified := f.err, f.verified
 	info.Source = f.origin
 	f.mu.Unlock()
 	switch {
@@ -323,6 +323,9 @@ func (f *fill) open(ctx context.Context, want oci.Descriptor, src Source, first 
 	}
 	if !first {
 		info.Source = oci.FromFill
+		if verified {
+			info.Source = oci.FromCache // only the disk is still being waited for
+		}
 	}
 	return &oci.Blob{BlobInfo: info, Content: &growing{fill: f}}, nil
 }

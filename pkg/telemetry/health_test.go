@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -73,9 +74,9 @@ func TestReady(t *testing.T) {
 func TestReadyCaches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h Health
-		runs := 0
+		var runs atomic.Int64
 		h.Add("database", func(context.Context) error {
-			runs++
+			runs.Add(1)
 			time.Sleep(100 * time.Millisecond)
 			return nil
 		})
@@ -86,12 +87,12 @@ func TestReadyCaches(t *testing.T) {
 		wg.Wait()
 		time.Sleep(checkMaxAge - time.Millisecond)
 		ask(t, &h)
-		if runs != 1 {
-			t.Errorf("%d runs within a second, want 1", runs)
+		if runs.Load() != 1 {
+			t.Errorf("%d runs within a second, want 1", runs.Load())
 		}
 		time.Sleep(time.Millisecond)
-		if ask(t, &h); runs != 2 {
-			t.Errorf("%d runs after a second, want 2", runs)
+		if ask(t, &h); runs.Load() != 2 {
+			t.Errorf("%d runs after a second, want 2", runs.Load())
 		}
 	})
 }
@@ -116,9 +117,9 @@ func TestReadyWithHungCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h Health
 		free := make(chan struct{})
-		runs := 0
+		var runs atomic.Int64
 		h.Add("disk", func(context.Context) error {
-			runs++
+			runs.Add(1)
 			<-free
 			return nil
 		})
@@ -129,14 +130,14 @@ func TestReadyWithHungCheck(t *testing.T) {
 			}
 			time.Sleep(checkMaxAge)
 		}
-		if runs != 1 {
-			t.Errorf("%d runs, want 1", runs)
+		if runs.Load() != 1 {
+			t.Errorf("%d runs, want 1", runs.Load())
 		}
 		close(free)
 		synctest.Wait()
 		time.Sleep(time.Hour) // what the hung run found is old by now: a new one runs
-		if status, body := ask(t, &h); status != 200 || runs != 2 {
-			t.Errorf("%d %s, %d runs", status, body, runs)
+		if status, body := ask(t, &h); status != 200 || runs.Load() != 2 {
+			t.Errorf("%d %s, %d runs", status, body, runs.Load())
 		}
 	})
 }

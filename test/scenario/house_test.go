@@ -42,6 +42,7 @@ type house struct {
 type daemon struct {
 	url, status string
 	stop        func()
+	tidy        func(*testing.T) // a hub's chores, now
 }
 
 type houseOption func(*house)
@@ -79,7 +80,9 @@ func (h *house) startHub(dir string) *daemon {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return h.run(x.Addr(), x.MonitorAddr(), x.Run)
+	d := h.run(x.Addr(), x.MonitorAddr(), x.Run)
+	d.tidy = func(t *testing.T) { x.Tidy(t.Context()) }
+	return d
 }
 
 // node starts an agent of its own cache; change may alter its configuration.
