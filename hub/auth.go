@@ -82,11 +82,9 @@ func (d *frontDoor) challenge(r *http.Request, q ociserver.Request) string {
 // grant is what of a scope a caller is given a token for.
 func (d *frontDoor) grant(ctx context.Context, c oci.Caller, s oci.Scope) ([]string, error) {
 	if s.Type == "repository" {
-		name, err := d.name("", s.Name)
-		if err != nil {
-			return nil, nil // no repository, so nothing to grant
+		if name, err := d.name("", s.Name); err == nil { // else the gate finds no repository of that name
+			s.Name = name
 		}
-		s.Name = name
 	}
 	return d.gate.Grant(ctx, c, s)
 }

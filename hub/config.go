@@ -198,29 +198,29 @@ func (c *Config) Validate(p *config.Problems) {
 	}
 }
 
-func (x Proxy) validate(p *config.Problems) {
-	p.Required("registry", x.Registry)
-	if x.Registry == "" {
+func (p Proxy) validate(bad *config.Problems) {
+	bad.Required("registry", p.Registry)
+	if p.Registry == "" {
 		return
 	}
-	c := x.complete()
+	c := p.complete()
 	if err := oci.CheckName(c.Path + "/x"); err != nil {
-		p.Addf("path", "%q cannot begin a repository's name", c.Path)
+		bad.Addf("path", "%q cannot begin a repository's name", c.Path)
 	}
-	p.HTTPURL("url", c.URL)
-	p.OneOf("onRemoved", x.OnRemoved, "reject", "serve")
-	if x.Username == "" && (x.Password != "" || x.PasswordFile != "") {
-		p.Add("username", "must be given with a password")
+	bad.HTTPURL("url", c.URL)
+	bad.OneOf("onRemoved", p.OnRemoved, "reject", "serve")
+	if p.Username == "" && (p.Password != "" || p.PasswordFile != "") {
+		bad.Add("username", "must be given with a password")
 	}
-	if x.Username != "" && x.Password == "" && x.PasswordFile == "" {
-		p.Add("passwordFile", "must be given with a username")
+	if p.Username != "" && p.Password == "" && p.PasswordFile == "" {
+		bad.Add("passwordFile", "must be given with a username")
 	}
-	if x.Password != "" && x.PasswordFile != "" {
-		p.Add("passwordFile", "password is given as well; give one")
+	if p.Password != "" && p.PasswordFile != "" {
+		bad.Add("passwordFile", "password is given as well; give one")
 	}
-	for i, a := range x.Allow {
+	for i, a := range p.Allow {
 		if !doublestar.ValidatePattern(a) {
-			p.Addf(fmt.Sprintf("allow[%d]", i), "%q is not a pattern; want one like library/** or team/*", a)
+			bad.Addf(fmt.Sprintf("allow[%d]", i), "%q is not a pattern; want one like library/** or team/*", a)
 		}
 	}
 }

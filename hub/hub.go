@@ -219,7 +219,7 @@ func (h *Hub) openIdentity(ctx context.Context) (err error) {
 	if h.identity, err = identity.New(h.rows, identity.Options{KeyFile: key, Log: h.log}); err != nil {
 		return fmt.Errorf("identity: %w", err)
 	}
-	password, err := config.ReadSecret("", h.cfg.Auth.Admin.PasswordFile, func(s string) { h.log.Warn(s) })
+	password, err := config.ReadSecret("", h.cfg.Auth.Admin.PasswordFile, func(s string) { h.log.Warn("secret is not kept well", "why", s) })
 	if err != nil {
 		return fmt.Errorf("auth.admin.passwordFile: %w", err)
 	}

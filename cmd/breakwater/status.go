@@ -78,7 +78,7 @@ func nodeStatus(ctx context.Context, base string) (s hubapi.NodeStatus, err erro
 	if err != nil {
 		return s, err
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := (&http.Client{}).Do(req)
 	if err != nil {
 		return s, err
 	}

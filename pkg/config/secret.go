@@ -19,7 +19,7 @@ func (s Secret) Reveal() string { return string(s) }
 
 // Format implements fmt.Formatter, for every verb; Stringer alone would leave
 // %d and its like.
-func (s Secret) Format(f fmt.State, _ rune) { f.Write([]byte(hidden)) }
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }
 
 func (s Secret) String() string   { return hidden }
 func (s Secret) GoString() string { return hidden }

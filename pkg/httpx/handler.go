@@ -69,7 +69,7 @@ func (rec *record) fail(r *http.Request, render func()) {
 		// it gives up.
 		return
 	}
-	rec.FlushError() // what is whole may as well arrive; its own error adds nothing
+	_ = rec.FlushError() // what is whole may as well arrive; its own error adds nothing
 	panic(http.ErrAbortHandler)
 }
 
@@ -103,7 +103,7 @@ func RenderError(w http.ResponseWriter, _ *http.Request, err error) {
 		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
 	}
 	w.WriteHeader(e.Code.Status())
-	w.Write(body) // if this fails the client has left
+	_, _ = w.Write(body) // if this fails the client has left
 }
 
 func errorBody(e *oci.Error, detail any) ([]byte, error) {

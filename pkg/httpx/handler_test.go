@@ -74,7 +74,7 @@ func TestHandleErrorBeforeTheHeader(t *testing.T) {
 
 func TestHandleOwnRenderer(t *testing.T) {
 	h := Handle(func(http.ResponseWriter, *http.Request) error { return io.EOF }, func(w http.ResponseWriter, _ *http.Request, err error) {
-		http.Error(w, "page: "+err.Error(), 418)
+		http.Error(w, "page: "+err.Error(), http.StatusTeapot)
 	})
 	w := httptest.NewRecorder()
 	if h.ServeHTTP(w, get("GET")); w.Code != 418 || w.Body.String() != "page: EOF\n" {

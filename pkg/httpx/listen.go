@@ -1,6 +1,7 @@
 package httpx
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -10,7 +11,7 @@ import (
 // Listen opens the TCP address addr, host:port or :port, for [Serve]. Its
 // errors say what to do about the ordinary causes; they wrap the system's.
 func Listen(addr string) (net.Listener, error) {
-	ln, err := net.Listen("tcp", addr)
+	ln, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
 	if err == nil {
 		return ln, nil
 	}

@@ -87,7 +87,7 @@ func (rec *record) FlushError() error {
 }
 
 // Flush implements http.Flusher.
-func (rec *record) Flush() { rec.FlushError() }
+func (rec *record) Flush() { _ = rec.FlushError() }
 
 // sent notes the status that net/http sends when none was given.
 func (rec *record) sent() {

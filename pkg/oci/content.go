@@ -27,8 +27,8 @@ func (c *fileContent) Section(_ context.Context, off, n int64) (io.ReadCloser, e
 		}
 		return &FileSection{f: c.f, n: n}, nil
 	}
-	f, err := Reopen(c.f)
-	if err != nil {
+	f, _ := Reopen(c.f)
+	if f == nil {
 		return io.NopCloser(io.NewSectionReader(c.f, off, n)), nil // no /proc: slower, as right
 	}
 	if _, err := f.Seek(off, io.SeekStart); err != nil {

@@ -34,7 +34,7 @@ type body struct {
 
 // newBody takes over resp's body and, with cancel, its request. ctx is the
 // caller's, rctx the request's.
-func newBody(c *Client, ctx, rctx context.Context, cancel context.CancelCauseFunc, resp *http.Response) *body {
+func newBody(ctx, rctx context.Context, c *Client, cancel context.CancelCauseFunc, resp *http.Response) *body {
 	b := &body{rc: resp.Body, left: resp.ContentLength, cancel: cancel, window: c.o.StallTimeout}
 	peer := c.peer(resp.Request.URL)
 	b.fail = func(err error) error {

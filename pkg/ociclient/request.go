@@ -66,7 +66,7 @@ func (c *Client) send(ctx context.Context, q request) (*reply, error) {
 		cancel(nil)
 		return r, nil
 	}
-	resp.Body = newBody(c, ctx, rctx, cancel, resp)
+	resp.Body = newBody(ctx, rctx, c, cancel, resp)
 	return r, nil
 }
 

@@ -100,7 +100,7 @@ func (h *Health) Ready(w http.ResponseWriter, _ *http.Request) {
 	if !res.Ready {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	json.NewEncoder(w).Encode(res) // a reader that went away needs no answer
+	_ = json.NewEncoder(w).Encode(res) // a reader that went away needs no answer
 }
 
 type readiness struct {

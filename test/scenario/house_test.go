@@ -190,7 +190,7 @@ func pull(ctx context.Context, t *testing.T, base, repo, ref string, want ocites
 			d := oci.FromBytes(blob)
 			b := askCtx(ctx, t, "GET", base, repo+"/blobs/"+d.String()+ns)
 			if b.status != 200 || b.err != nil || oci.FromBytes(b.body) != d {
-				return fmt.Errorf("blob %s: status %d, %d bytes, %v", d, b.status, len(b.body), b.err)
+				return fmt.Errorf("blob %s: status %d, %d bytes, %w", d, b.status, len(b.body), b.err)
 			}
 		}
 	}
