@@ -113,8 +113,8 @@ func (st state) moved(certsDir string) (bool, error) {
 	}
 	old, err := os.Stat(st.CertsDir)
 	if err == nil {
-		now, err := os.Stat(certsDir)
-		return err != nil || !os.SameFile(old, now), nil
+		now, nowErr := os.Stat(certsDir)
+		return nowErr != nil || !os.SameFile(old, now), nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return false, err

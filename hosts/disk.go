@@ -94,7 +94,7 @@ func (d disk) put(path string, data []byte, a attr) error {
 		if err != nil {
 			return err
 		}
-		defer f.Cleanup()
+		defer func() { _ = f.Cleanup() }() // after the rename there is nothing to do
 		if err := d.step("rename", path, f.CloseAtomicallyReplace); err != nil {
 			return err
 		}

@@ -726,6 +726,29 @@ func TestStrangeEntries(t *testing.T) {
 	}
 }
 
+// What was there before is not forgotten while its directory is out of the way.
+func TestDirectoryOutOfTheWay(t *testing.T) {
+	g := newRig(t, "docker.io")
+	g.hasTheirs("docker.io")
+	before := dump(t, g.CertsDir)
+	g.apply()
+	dir, away := filepath.Join(g.CertsDir, "docker.io"), g.CertsDir+".away"
+	if err := errors.Join(os.Rename(dir, away), os.Symlink("gone", dir)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Apply(g.Options); err == nil {
+		t.Error("Apply: no error")
+	}
+	if _, err := Remove(g.CertsDir, g.StateDir); err == nil {
+		t.Error("Remove: no error")
+	}
+	if err := errors.Join(os.Remove(dir), os.Rename(away, dir)); err != nil {
+		t.Fatal(err)
+	}
+	g.remove()
+	same(t, "after Remove", dump(t, g.CertsDir), before)
+}
+
 // Where there is nothing to remove, not even a trace of the lock stays.
 func TestRemoveFromNothing(t *testing.T) {
 	g := newRig(t)

@@ -21,13 +21,14 @@ func TestMain(m *testing.M) {
 	log.L.Logger.SetOutput(io.Discard) // containerd's own remarks on the files it reads
 	if order := os.Getenv("HOSTS_TEST_DIE"); order != "" {
 		dieAt(order)
+		return
 	}
 	// A kill loses nothing that was written, synced or not, so memory does for a disk here
 	// and thousands of fsyncs cost nothing.
 	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() && os.Getenv("TMPDIR") == "" {
 		os.Setenv("TMPDIR", "/dev/shm")
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 
 // death is an order to a child process.
@@ -37,8 +38,6 @@ type death struct {
 	Step    int // to die at, from 0
 }
 
-const killed = 137
-
 func dieAt(order string) {
 	var d death
 	if err := json.Unmarshal([]byte(order), &d); err != nil {
@@ -47,14 +46,16 @@ func dieAt(order string) {
 	step := 0
 	d.Options.before = func(string, string) error {
 		if step++; step > d.Step {
-			os.Exit(killed) // no deferred call runs, as with SIGKILL
+			if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+				panic(err)
+			}
+			select {} // not a step further
 		}
 		return nil
 	}
 	if err := d.run(); err != nil {
 		panic(err)
 	}
-	os.Exit(0)
 }
 
 func (d death) run() error {
@@ -76,10 +77,14 @@ func (d death) dies(t *testing.T) bool {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "HOSTS_TEST_DIE="+string(order))
 	out, err := cmd.CombinedOutput()
-	if err != nil && cmd.ProcessState.ExitCode() != killed {
+	if err == nil {
+		return false
+	}
+	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if !ok || !status.Signaled() || status.Signal() != syscall.SIGKILL {
 		t.Fatalf("step %d: %v\n%s", d.Step, err, out)
 	}
-	return err != nil
+	return true
 }
 
 // passage is a change of a whole tree, from what setup leaves to what one call makes of it.

@@ -115,7 +115,7 @@ func (t tree) inherited(s site) (part, error) {
 		p, err = t.part(d, r)
 	}
 	if bad, ok := errors.AsType[*FileError](err); ok {
-		p = part{attr: plain, file: p.file, note: "without the hosts of " + defaultDir + ", which containerd cannot read: " + bad.Error()}
+		p = part{attr: plain, file: d.file(), note: "without the hosts of " + defaultDir + ", which containerd cannot read: " + bad.Error()}
 		err = p.certificates(d)
 	} else if len(p.text)+len(p.ca)+len(p.client) > 0 {
 		p.note = "with what is in " + defaultDir + ", which containerd does not look at where a registry has its own directory"

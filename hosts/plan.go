@@ -55,19 +55,18 @@ func (t tree) jobs(o Options) []job {
 			continue // a link to a directory that another registry has, too
 		}
 		done[s.dir] = true
-		if err != nil {
-			jobs = append(jobs, job{}.refuse(s, err))
-			continue
-		}
-		jobs = append(jobs, t.install(o, r, s))
+		jobs = append(jobs, t.install(o, r, s, err))
 	}
 	return append(jobs, t.removals(done)...)
 }
 
-// install is the job of putting our hosts into a directory.
-func (t tree) install(o Options, reg Registry, s site) (j job) {
+// install is the job of putting our hosts into a directory, which was found with err.
+func (t tree) install(o Options, reg Registry, s site, err error) (j job) {
 	if known, ok := t.record(s); ok {
-		j.rec, j.keep = &known, true
+		j.rec = &known // also where nothing can be done there now
+	}
+	if err != nil {
+		return j.refuse(s, err)
 	}
 	cur, err := look(s)
 	if err != nil {

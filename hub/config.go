@@ -19,6 +19,8 @@ type Config struct {
 	ExternalURL string `yaml:"externalURL"`
 	// TrustedProxies are the peers whose forwarded headers count.
 	TrustedProxies []netip.Prefix `yaml:"trustedProxies"`
+	// AdvertiseURL is how other replicas reach this one. A hub on SQLite has none.
+	AdvertiseURL string `yaml:"advertiseURL"`
 	TLS            TLS            `yaml:"tls"`
 	Metrics        Metrics        `yaml:"metrics"`
 	Log            Log            `yaml:"log"`
@@ -31,14 +33,19 @@ type Config struct {
 	// Proxies are the upstreams whose images the hub serves. Default: docker.io,
 	// ghcr.io, quay.io, registry.k8s.io and gcr.io.
 	Proxies []Proxy `yaml:"proxies"`
+	// PolicyFile must be empty: this release enforces no policy, and says so
+	// rather than to seem to.
+	PolicyFile string `yaml:"policyFile"`
 	// DrainFor is how long running answers may take to end at a stop. Default 30s.
 	DrainFor config.Duration `yaml:"drainFor"`
 }
 
-// TLS serves HTTPS when both files are given; they are read again on change.
+// TLS serves HTTPS when certificate and key are given; the files are read again
+// on change. A client certificate, if one is sent, must be by ClientCAFile.
 type TLS struct {
-	CertFile string `yaml:"certFile"`
-	KeyFile  string `yaml:"keyFile"`
+	CertFile     string `yaml:"certFile"`
+	KeyFile      string `yaml:"keyFile"`
+	ClientCAFile string `yaml:"clientCAFile"`
 }
 
 // Metrics is the port for /metrics, /healthz and /readyz. Default ":9090".
@@ -56,8 +63,9 @@ type Log struct {
 // Metadata is the database: driver sqlite and the path of its file. Default
 // ./breakwater-data/hub.db.
 type Metadata struct {
-	Driver string `yaml:"driver"`
-	DSN    string `yaml:"dsn"`
+	Driver    string `yaml:"driver"`
+	DSN       string `yaml:"dsn"`
+	ListenDSN string `yaml:"listenDSN"` // for LISTEN behind a pooler; SQLite has none
 }
 
 // Storage is where blobs are: driver filesystem and its folder. Default
@@ -65,6 +73,21 @@ type Metadata struct {
 type Storage struct {
 	Driver     string     `yaml:"driver"`
 	Filesystem Filesystem `yaml:"filesystem"`
+	// S3 is read, so that one file serves this release and the next, and used
+	// with driver s3, which this release refuses.
+	S3 S3 `yaml:"s3"`
+}
+
+// S3 is a bucket.
+type S3 struct {
+	Endpoint      string        `yaml:"endpoint"`
+	Region        string        `yaml:"region"`
+	Bucket        string        `yaml:"bucket"`
+	AccessKey     string        `yaml:"accessKey"`
+	SecretKey     config.Secret `yaml:"secretKey"`
+	SecretKeyFile string        `yaml:"secretKeyFile"`
+	PathStyle     bool          `yaml:"pathStyle"`
+	Redirect      bool          `yaml:"redirect"`
 }
 
 // Filesystem is a folder of blobs.
@@ -178,6 +201,12 @@ func (c *Config) Validate(p *config.Problems) {
 	}
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		p.Add("tls", "certFile and keyFile go together")
+	}
+	if c.AdvertiseURL != "" {
+		p.HTTPURL("advertiseURL", c.AdvertiseURL)
+	}
+	if c.PolicyFile != "" {
+		p.Add("policyFile", "policies are not in this release; leave it out")
 	}
 	p.OneOf("log.format", c.Log.Format, "text", "json")
 	p.OneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")

@@ -292,7 +292,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	h.health.Add("database", h.rows.Ping)
 	h.log.Info("hub ready", "listen", h.Addr(), "metrics", h.MonitorAddr(), "version", version.String())
 	g, gctx := errgroup.WithContext(ctx)
-	o := httpx.Options{Grace: time.Duration(h.cfg.DrainFor), Log: h.log, TLS: httpx.TLSFiles{CertFile: h.cfg.TLS.CertFile, KeyFile: h.cfg.TLS.KeyFile}}
+	o := httpx.Options{Grace: time.Duration(h.cfg.DrainFor), Log: h.log, TLS: httpx.TLSFiles{CertFile: h.cfg.TLS.CertFile, KeyFile: h.cfg.TLS.KeyFile, ClientCAFile: h.cfg.TLS.ClientCAFile}}
 	g.Go(func() error { return httpx.Serve(gctx, h.listen, h.handler, o) })
 	g.Go(func() error {
 		return httpx.Serve(gctx, h.monitor, telemetry.Handler(h.metrics, h.health), httpx.Options{Grace: time.Second, Log: h.log})

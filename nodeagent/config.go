@@ -25,6 +25,9 @@ type Config struct {
 	// registry. Default: https:// and the registry.
 	Upstreams map[string]Upstream `yaml:"upstreams"`
 	Cache     Cache               `yaml:"cache"`
+	// PolicyFile must be empty: this release enforces no policy, and says so
+	// rather than to seem to.
+	PolicyFile string `yaml:"policyFile"`
 	// DrainFor is how long running answers may take to end at a stop. Default 30s.
 	DrainFor config.Duration `yaml:"drainFor"`
 }
@@ -140,6 +143,9 @@ func (c *Config) Validate(p *config.Problems) {
 	}
 	for name, u := range c.Upstreams {
 		p.HTTPURL(fmt.Sprintf("upstreams[%s].url", name), u.URL)
+	}
+	if c.PolicyFile != "" {
+		p.Add("policyFile", "policies are not in this release; leave it out")
 	}
 	p.Required("cache.dir", c.Cache.Dir)
 	if c.Cache.MaxBytes <= 0 {
