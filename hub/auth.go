@@ -65,9 +65,10 @@ func (d *frontDoor) challenge(r *http.Request, q ociserver.Request) string {
 		return identity.Challenge(d.base(r), oci.Scope{Type: "registry", Name: "catalog", Actions: []string{"*"}})
 	}
 	scope := oci.Scope{Type: "repository", Name: q.PathRepo, Actions: []string{string(rbac.Pull)}}
-	switch r.Method {
-	case http.MethodGet, http.MethodHead:
-	case http.MethodDelete:
+	upload := q.Kind == ociserver.Uploads || q.Kind == ociserver.Upload
+	switch {
+	case !upload && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+	case !upload && r.Method == http.MethodDelete:
 		scope.Actions = []string{string(rbac.Delete)}
 	default:
 		scope.Actions = append(scope.Actions, string(rbac.Push))
