@@ -36,4 +36,12 @@ policyFile: ""
 	if err != nil || o.AgentURL != "http://127.0.0.1:7830" || len(o.Registries) != 5 || o.Registries[0].Upstream != "https://registry-1.docker.io" {
 		t.Errorf("hosts = %+v, %v", o, err)
 	}
+	for listen, want := range map[string]string{
+		":7830": "http://127.0.0.1:7830", "0.0.0.0:1": "http://127.0.0.1:1", "[::]:1": "http://127.0.0.1:1", "10.0.0.1:2": "http://10.0.0.1:2",
+	} {
+		c.Listen = listen
+		if got := c.agentURL(); got != want {
+			t.Errorf("listening on %s, containerd is sent to %s, want %s", listen, got, want)
+		}
+	}
 }

@@ -33,7 +33,7 @@ func Doctor(ctx context.Context, cfg Config) []Finding {
 
 func checkAgent(ctx context.Context, cfg Config) Finding {
 	f := Finding{Name: "agent"}
-	if err := ask(ctx, "http://"+cfg.Listen+"/v2/"); err != nil {
+	if err := ask(ctx, cfg.agentURL()+"/v2/"); err != nil {
 		f.Text, f.Fix = "does not answer on "+cfg.Listen+": "+err.Error(), "is breakwater-node serve running?"
 		return f
 	}

@@ -39,6 +39,11 @@ const (
 	// stallAfter is how long a body may rest before it is ended, so that
 	// containerd goes on elsewhere.
 	stallAfter = 12 * time.Second
+	// hubPingAfter and again as long is how soon a hub that hangs is noticed, so
+	// that the upstream can still answer within answerWithin.
+	hubPingAfter = time.Second
+	// hubStallAfter leaves the time to go on elsewhere before stallAfter.
+	hubStallAfter = 8 * time.Second
 	// repairEvery is how often certs.d is looked after.
 	repairEvery = time.Minute
 	keepPulls   = 200
@@ -110,7 +115,7 @@ func hubClient(c Hub, log *slog.Logger) (*ociclient.Client, error) {
 	}
 	o := ociclient.Options{
 		URL: c.URL, CAFile: c.CAFile, Source: oci.FromHub, Trust: true, UserAgent: "breakwater-node/" + version.String(),
-		DialTimeout: time.Second, Log: log,
+		DialTimeout: time.Second, PingAfter: hubPingAfter, StallTimeout: hubStallAfter, Log: log,
 	}
 	switch {
 	case c.TokenFile != "":
@@ -152,7 +157,7 @@ func (c Config) upstreamURL(registry string) string {
 func (c Config) Hosts() (hosts.Options, error) {
 	o := hosts.Options{
 		CertsDir: c.Containerd.CertsDir, StateDir: c.hostsState(),
-		AgentURL: "http://" + c.Listen, HubURL: c.Hub.MirrorURL, All: c.Mirrors.All,
+		AgentURL: c.agentURL(), HubURL: c.Hub.MirrorURL, All: c.Mirrors.All,
 	}
 	for _, r := range c.Mirrors.Registries {
 		o.Registries = append(o.Registries, hosts.Registry{Name: r, Upstream: c.upstreamURL(r)})
@@ -165,6 +170,15 @@ func (c Config) Hosts() (hosts.Options, error) {
 		o.HubCA = ca
 	}
 	return o, nil
+}
+
+// agentURL is the agent as containerd on this node reaches it.
+func (c Config) agentURL() string {
+	host, port, err := net.SplitHostPort(c.Listen)
+	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
+		return "http://" + net.JoinHostPort("127.0.0.1", port)
+	}
+	return "http://" + c.Listen
 }
 
 func (c Config) hostsState() string { return filepath.Join(c.StateDir, "hosts") }

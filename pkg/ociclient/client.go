@@ -44,6 +44,11 @@ type Options struct {
 	DialTimeout   time.Duration // to connect, and again for TLS; default 3 s
 	HeaderTimeout time.Duration // from a call to its answer's headers, tokens and redirects included; default 10 s
 	StallTimeout  time.Duration // a body that brings less than 16 KiB in that time has stalled; default 10 s
+	// PingAfter tells a registry that hangs from one that is slow because its
+	// own upstream is: while a request has no answer for so long, /v2/ is asked
+	// for, which such a registry answers at once. Without an answer to that in
+	// the same time again it is taken as silent. 0: HeaderTimeout alone counts.
+	PingAfter time.Duration
 
 	// OnResponse sees status and headers of each answer from the registry's
 	// own host, token endpoint excepted. It must not touch the body.

@@ -129,6 +129,9 @@ func (c *Client) silence(peer string, cause, err error) error {
 	case cause == errNoAnswer:
 		c.silent()
 		e.Message, e.Err = fmt.Sprintf("%s did not answer within %s", peer, c.o.HeaderTimeout), errNoAnswer
+	case cause == errNoPing:
+		c.silent()
+		e.Message, e.Err = c.host+" does not answer, not even to say that it is alive", errNoPing
 	case is(err, func(err net.Error) bool { return err.Timeout() }):
 		c.breaker.Trip()
 		e.Message = fmt.Sprintf("%s could not be reached within %s", peer, c.o.DialTimeout)

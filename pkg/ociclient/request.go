@@ -48,6 +48,7 @@ type reply struct {
 func (c *Client) send(ctx context.Context, q request) (*reply, error) {
 	rctx, cancel := context.WithCancelCause(ctx)
 	deadline := time.AfterFunc(c.o.HeaderTimeout, func() { cancel(errNoAnswer) })
+	defer c.watch(rctx, cancel)()
 	resp, sent, err := c.authorized(rctx, q)
 	r := &reply{Response: resp, sent: sent}
 	if err == nil && resp.StatusCode >= 400 {

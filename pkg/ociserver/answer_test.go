@@ -62,7 +62,8 @@ func TestAnswerHeaders(t *testing.T) {
 		{oci.Answer{Age: -time.Second, MaxAge: time.Minute, Stale: true}, h{"Age": "0", "Cache-Control": "max-age=60, stale-if-error=0",
 			"Warning": `299 - "served from cache: the upstream cannot answer"`}, "max-age=60, stale-if-error=0"},
 	} {
-		srv := serve(t, answering{library(t), tt.a}, ociserver.Options{})
+		events := make(chan ociserver.Event, 1)
+		srv := serve(t, answering{library(t), tt.a}, ociserver.Options{Observe: func(e ociserver.Event) { events <- e }})
 		tree := placed("library/app", "v1")
 		for _, path := range []string{"/v2/library/app/manifests/v1", "/v2/library/app/blobs/" + oci.FromBytes(tree.Blobs[1]).String()} {
 			want := h{}
@@ -74,6 +75,9 @@ func TestAnswerHeaders(t *testing.T) {
 			}
 			for _, method := range []string{"GET", "HEAD"} {
 				resp, _ := raw(t, srv, method, path, nil, nil)
+				if e := <-events; e.Stale != tt.a.Stale || e.Source != tt.a.Source {
+					t.Errorf("%s %s with %+v: event %+v", method, path, tt.a, e)
+				}
 				got := headers(resp.Header, []string{"Age", "Cache-Control", "Warning", "Breakwater-Source", "Breakwater-Visibility"})
 				if diff := cmp.Diff(want, got); diff != "" {
 					t.Errorf("%s %s with %+v (-want +got):\n%s", method, path, tt.a, diff)

@@ -22,15 +22,16 @@ func (s *Server) sendSection(ctx context.Context, cancel context.CancelCauseFunc
 		defer b.timer.Stop()
 	}
 	_, err := io.Copy(b, section) // by the section's WriteTo, else by ReadFrom of b
+	if err == nil && b.left > 0 {
+		err = io.ErrUnexpectedEOF
+	}
 	switch {
-	case err == nil && b.left == 0:
+	case err == nil:
 		return nil
 	case w.broken != nil:
 		return w.broken
 	case errors.Is(context.Cause(ctx), oci.ErrStalled):
 		return fmt.Errorf("%w for %s: %w", oci.ErrStalled, b.stall, err)
-	case err == nil:
-		return io.ErrUnexpectedEOF
 	}
 	return err
 }

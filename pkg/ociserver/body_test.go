@@ -16,6 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/breakwater-oci/breakwater/pkg/httpx"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/ociserver"
@@ -127,20 +129,31 @@ func TestShortBodyHTTP2(t *testing.T) {
 
 // More bytes than promised would be read as the next answer.
 func TestLongBody(t *testing.T) {
-	file := tempFile(t, []byte("0123456789"))
+	content := ocitest.RandomBytes(1, 20_000)
+	one, two := tempFile(t, content), tempFile(t, content)
 	for name, content := range map[string]func(ctx) io.Reader{
-		"read":    func(ctx) io.Reader { return struct{ io.Reader }{strings.NewReader("0123456789")} },
-		"written": func(ctx) io.Reader { return bytes.NewReader([]byte("0123456789")) },
+		"read":    func(ctx) io.Reader { return struct{ io.Reader }{bytes.NewReader(content)} },
+		"written": func(ctx) io.Reader { return bytes.NewReader(content) },
 		"file": func(ctx) io.Reader {
-			return byWriteTo{nil, func(w io.Writer) (int64, error) { return io.CopyN(w, file, 10) }}
+			return byWriteTo{nil, func(w io.Writer) (int64, error) { return io.CopyN(w, one, 20_000) }}
+		},
+		"files": func(ctx) io.Reader {
+			return byWriteTo{nil, func(w io.Writer) (n int64, err error) {
+				for err == nil { // 7000 do fit, then 14000 do not
+					var m int64
+					m, err = io.CopyN(w, two, 7_000)
+					n += m
+				}
+				return n, err
+			}}
 		},
 	} {
-		srv := serve(t, reading(4, content), ociserver.Options{})
+		srv := serve(t, reading(10_000, content), ociserver.Options{})
 		c := dial(t, srv)
 		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n", blobPath)
 		readResponse(t, c, "GET")
-		if rest, err := io.ReadAll(c.r); len(rest) > 4 || err != nil {
-			t.Errorf("%s: %q, %v", name, rest, err)
+		if rest, err := io.ReadAll(c.r); len(rest) > 10_000 || err != nil {
+			t.Errorf("%s: %d bytes, %v", name, len(rest), err)
 		}
 	}
 }
@@ -241,9 +254,7 @@ func (w *fileWriter) ReadFrom(src io.Reader) (int64, error) {
 // A file reaches net/http as a file, so that it can be sent by sendfile.
 func TestFileStaysAFile(t *testing.T) {
 	content := ocitest.RandomBytes(1, 100_000)
-	whole := func(c ctx, off, n int64) (io.ReadCloser, error) {
-		return oci.FileContent(tempFile(t, content)).Section(c, off, n)
-	}
+	whole := oci.FileContent(tempFile(t, content)).Section
 	srv := ociserver.New(&blobs{size: int64(len(content)), section: whole}, ociserver.Options{StallTimeout: time.Second})
 	for header, want := range map[string][]byte{"": content, "bytes=5-1004": content[5:1005]} {
 		w := &fileWriter{ResponseRecorder: httptest.NewRecorder()}
@@ -321,11 +332,12 @@ func (p *pacedReader) Read(b []byte) (int, error) {
 func TestClientLeaves(t *testing.T) {
 	ended := make(chan error, 1)
 	var log recorder
+	counted := prometheus.NewRegistry()
 	events := make(chan ociserver.Event, 1)
 	reg := reading(1<<20, func(c ctx) io.Reader {
 		return struct{ io.Reader }{io.MultiReader(strings.NewReader("x"), errAfter{c, ended})}
 	})
-	srv := serve(t, reg, ociserver.Options{Log: log.logger(), Observe: func(e ociserver.Event) { events <- e }})
+	srv := serve(t, reg, ociserver.Options{Log: log.logger(), Metrics: counted, Observe: func(e ociserver.Event) { events <- e }})
 	c := dial(t, srv)
 	fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: hub\r\n\r\n", blobPath)
 	if _, err := c.r.ReadByte(); err != nil {
@@ -338,8 +350,8 @@ func TestClientLeaves(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	srv.Close()
-	if log.has("WARN") || log.has("ERROR") {
-		t.Errorf("logged:\n%s", log.String())
+	if n := gather(t, counted)[`breakwater_registry_bodies_cut_total{cause="client"}`]; log.has("WARN") || log.has("ERROR") || n != 1 {
+		t.Errorf("counted %v as the client's, logged:\n%s", n, log.String())
 	}
 }
 
@@ -358,13 +370,13 @@ func (e errAfter) Read([]byte) (int, error) {
 // the error comes out of the connection's ReadFrom.
 func TestDiskErrorIsOurs(t *testing.T) {
 	var log recorder
-	content := func(c ctx, off, n int64) (io.ReadCloser, error) {
-		return oci.FileContent(tempFile(t, []byte("short"))).Section(c, off, n)
-	}
-	srv := httpx.Middleware{Log: log.logger()}.Wrap(ociserver.New(&blobs{size: 100, section: content}, ociserver.Options{}))
+	counted := prometheus.NewRegistry()
+	file := tempFile(t, []byte("short"))
+	content := func(c ctx, off, n int64) (io.ReadCloser, error) { return oci.FileContent(file).Section(c, off, n) }
+	srv := httpx.Middleware{Log: log.logger()}.Wrap(ociserver.New(&blobs{size: 100, section: content}, ociserver.Options{Metrics: counted}))
 	srv.ServeHTTP(failingWriter{httptest.NewRecorder()}, httptest.NewRequest("GET", blobPath, nil))
-	if !log.has("WARN") || !strings.Contains(log.String(), "input/output error") {
-		t.Errorf("logged:\n%s", log.String())
+	if n := gather(t, counted)[`breakwater_registry_bodies_cut_total{cause="failed"}`]; !log.has("WARN") || !strings.Contains(log.String(), "input/output error") || n != 1 {
+		t.Errorf("counted %v as failed, logged:\n%s", n, log.String())
 	}
 }
 

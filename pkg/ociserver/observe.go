@@ -59,7 +59,7 @@ func (s *Server) observe(x *exchange) {
 	}
 	s.o.Observe(Event{
 		Kind: x.q.Kind, Method: x.q.Method, Repo: x.q.Repo, Ref: ref,
-		MediaType: w.about.desc.MediaType, Digest: w.about.desc.Digest, SizeBytes: w.about.desc.Size, Source: w.about.source,
+		MediaType: w.about.desc.MediaType, Digest: w.about.desc.Digest, SizeBytes: w.about.desc.Size, Source: w.about.source, Stale: w.about.stale,
 		BytesSent: w.sent, Status: status, FirstByte: w.firstByte, Dur: time.Since(w.start),
 		Caller: oci.CallerFrom(x.r.Context()), Remote: x.r.RemoteAddr, UserAgent: x.r.UserAgent(), Err: x.err,
 	})

@@ -38,8 +38,10 @@ type Options struct {
 	// Ping decides what GET /v2/ answers: its error, or 200. nil: 200.
 	Ping func(*http.Request) error
 
-	// Containerd says that all clients are containerd. So are in any case those
-	// who name a foreign namespace. See [Server.forContainerd].
+	// Containerd says that all clients are containerd, as those who name a
+	// foreign namespace are in any case. They are never told 429, no 5xx but
+	// 503, and not 401 when they have sent credentials: all that makes
+	// containerd ask again instead of going to its next host.
 	Containerd bool
 
 	// HeaderTimeout bounds the time until the status is sent: a registry that

@@ -60,7 +60,7 @@ func testPages(t *testing.T, want []string, list func(n int, last string) ([]str
 			if err != nil {
 				t.Fatalf("page of %d after %q: %v", n, last, err)
 			}
-			if n > 0 && len(page) > n || next && len(page) == 0 {
+			if n > 0 && len(page) > n || next && len(page) == 0 || len(got) > len(want) {
 				t.Fatalf("page of %d after %q: %d names, more = %v", n, last, len(page), next)
 			}
 			got, more = append(got, page...), next

@@ -76,9 +76,14 @@ func openBlob(t *testing.T, e *Engine, o *origin) *oci.Blob {
 // openFiles is the number of files this process has open.
 func openFiles(t *testing.T) int {
 	t.Helper()
-	fds, err := os.ReadDir("/proc/self/fd")
+	dir, err := os.Open("/proc/self/fd") // by Open: the runtime's poller has its files from then on
 	if err != nil {
 		t.Skip("no /proc to count open files in")
+	}
+	defer dir.Close()
+	fds, err := dir.Readdirnames(-1)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return len(fds)
 }
@@ -350,6 +355,27 @@ func TestCloseDuringFill(t *testing.T) {
 	})
 }
 
+func TestCloseBeforeOriginAnswers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		o := newOrigin(t, 15, 10)
+		e := New(newStore(t), Options{})
+		done := make(chan error)
+		go func() {
+			_, err := e.Blob(t.Context(), o.want, func(ctx context.Context, _ int64) (*Stream, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})
+			done <- err
+		}()
+		synctest.Wait()
+		go e.Close()
+		if err := <-done; oci.CodeOf(err) != oci.Unavailable {
+			t.Errorf("Blob ended with %v, want Unavailable", err)
+		}
+		e.Close()
+	})
+}
+
 // Close and Blob race: no fill is left running after Close has returned.
 func TestCloseRace(t *testing.T) {
 	o, s := newOrigin(t, 6, 1000), newStore(t)
@@ -592,6 +618,39 @@ func TestDiskFull(t *testing.T) {
 			})
 		})
 	}
+}
+
+// On a full disk what an earlier fill left is given up too.
+func TestDiskFullAtResume(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		o, s := newOrigin(t, 16, 3*ChunkBytes), newStore(t)
+		o.breakAt(2*ChunkBytes, io.ErrUnexpectedEOF, maxResumes)
+		e := New(s, Options{})
+		defer e.Close()
+		if _, err := fetch(t.Context(), e, o.want, o.open); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := count(s.keeps(o.want.Digest)); n != 2 {
+			t.Fatalf("%d chunks kept, want 2", n)
+		}
+		s.openFile = func(path string) *os.File {
+			f, err := os.Open(path) // cannot be written to
+			if err != nil {
+				t.Error(err)
+			}
+			return f
+		}
+		if _, err := fetch(t.Context(), e, o.want, o.open); oci.CodeOf(err) != oci.NoSpace {
+			t.Errorf("error %v, want NoSpace", err)
+		}
+		synctest.Wait()
+		if s.keeps(o.want.Digest) != nil {
+			t.Error("chunks are kept on a full disk")
+		}
+		s.openFile = nil
+		checkFetch(t, e, o)
+	})
 }
 
 // endless is a source of a blob of any size without memory of its own.

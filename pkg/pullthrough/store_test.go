@@ -92,7 +92,7 @@ func (s *dirStore) start(d oci.Digest, path string, size int64, chunks Chunks) (
 	}
 	s.open[d] = true
 	if s.openFile != nil {
-		return &partial{s: s, d: d, path: path, size: size, file: s.openFile(path)}, nil
+		return &partial{s: s, d: d, path: path, size: size, chunks: chunks, file: s.openFile(path)}, nil
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

@@ -160,6 +160,46 @@ func TestAheadBounded(t *testing.T) {
 	})
 }
 
+// A writer ahead that has ended makes room for another.
+func TestAheadOneAfterAnother(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		o, s := newOrigin(t, 52, (10+2*maxAhead)*ChunkBytes), newStore(t)
+		e := New(s, Options{Linger: -1})
+		defer e.Close()
+		o.holdOnly(span{mib, 2 * mib})
+		b := openBlob(t, e, o)
+		defer b.Close()
+		for i := range int64(2*maxAhead - 1) {
+			checkRange(t, b, o, (10+i)*ChunkBytes, ChunkBytes)
+		}
+		if n := len(o.opened()); n != 1+2*maxAhead-1 {
+			t.Errorf("%d opens, want one for each range and the main writer's", n)
+		}
+	})
+}
+
+// Close does not wait for a reader that holds on to its section.
+func TestCloseDuringAhead(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const off = 10 * ChunkBytes
+		o, s := newOrigin(t, 53, 12*ChunkBytes), newStore(t)
+		e := New(s, Options{})
+		o.holdOnly(span{mib, 2 * mib}, span{off + mib, 1 << 62})
+		b := openBlob(t, e, o)
+		defer b.Close()
+		r, err := b.Section(t.Context(), off, ChunkBytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		e.Close()
+		o.checkClosed()
+		if _, err := io.Copy(io.Discard, r); oci.CodeOf(err) != oci.Unavailable {
+			t.Errorf("the section ended with %v, want Unavailable", err)
+		}
+	})
+}
+
 // The end of a blob is not served before all of it is there: a range that
 // lies in it costs no stream of its own.
 func TestNoAheadForHeldBack(t *testing.T) {
