@@ -123,7 +123,7 @@ type section struct {
 func (s *section) Read(p []byte) (int, error) {
 	n, err := s.ReadCloser.Read(p)
 	if err != nil && err != io.EOF {
-		s.b.judge(err)
+		_ = s.b.judge(err)
 	}
 	return n, err
 }

@@ -110,7 +110,7 @@ func syncDir(path string) error {
 // allocatedBytes is what a file really takes on the disk.
 func allocatedBytes(info fs.FileInfo) int64 {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return int64(st.Blocks) * 512
+		return st.Blocks * 512
 	}
 	return info.Size()
 }
@@ -120,7 +120,7 @@ func statfs(dir string) (uint64, error) {
 	for {
 		err := unix.Statfs(dir, &st)
 		if err == nil {
-			return uint64(st.Bavail) * uint64(st.Bsize), nil
+			return st.Bavail * uint64(st.Bsize), nil
 		}
 		if err != unix.EINTR {
 			return 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}

@@ -134,11 +134,3 @@ func addGrant(gs []Grant, g Grant) ([]Grant, grantChange) {
 	}
 	return append(gs, g), grantAdded
 }
-
-// mergeGrants adds all of more to gs.
-func mergeGrants(gs, more []Grant) []Grant {
-	for _, g := range more {
-		gs, _ = addGrant(gs, g)
-	}
-	return gs
-}

@@ -142,6 +142,16 @@ func TestGrantsAreBounded(t *testing.T) {
 		t.Errorf("%d grants, first %+v", len(gs), gs[0])
 	}
 	audit(t, c, 0) // the sidecar has grown beyond a block
+	long := put(t, c, []byte("long names"))
+	for i := range maxGrants {
+		c.Grant(long, Grant{Repo: fmt.Sprintf("%01000d", i)})
+	}
+	c.Close()
+	c = open(t, c.o)
+	if got := len(c.grantsOf(long)); got != maxGrants {
+		t.Errorf("%d grants of a large sidecar after a restart", got)
+	}
+	audit(t, c, 0)
 	other := oci.FromBytes([]byte("big sidecar"))
 	for _, g := range gs {
 		c.Grant(other, g)

@@ -162,7 +162,7 @@ func (c *Cache) Delete(d oci.Digest) error {
 
 // drop gives up an object whose bytes cannot be read or trusted.
 func (c *Cache) drop(o *object, cause error) {
-	c.judge(cause)
+	_ = c.judge(cause)
 	if c.enter() != nil {
 		return
 	}

@@ -326,7 +326,7 @@ func (m *model) isRead(d oci.Digest) bool {
 }
 
 func TestRandomUse(t *testing.T) {
-	steps, seeds := 300, uint64(700)
+	steps, seeds := 300, uint64(6)
 	if testing.Short() {
 		steps, seeds = 100, 2
 	}

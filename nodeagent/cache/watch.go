@@ -29,7 +29,7 @@ func (c *Cache) tend() {
 	c.expire()
 	free, err := c.freeBytes()
 	if err != nil {
-		c.judge(err)
+		_ = c.judge(err)
 		return
 	}
 	short := c.o.MinFreeBytes - free
