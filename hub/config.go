@@ -20,13 +20,13 @@ type Config struct {
 	// TrustedProxies are the peers whose forwarded headers count.
 	TrustedProxies []netip.Prefix `yaml:"trustedProxies"`
 	// AdvertiseURL is how other replicas reach this one. A hub on SQLite has none.
-	AdvertiseURL string `yaml:"advertiseURL"`
-	TLS            TLS            `yaml:"tls"`
-	Metrics        Metrics        `yaml:"metrics"`
-	Log            Log            `yaml:"log"`
-	Metadata       Metadata       `yaml:"metadata"`
-	Storage        Storage        `yaml:"storage"`
-	Auth           Auth           `yaml:"auth"`
+	AdvertiseURL string   `yaml:"advertiseURL"`
+	TLS          TLS      `yaml:"tls"`
+	Metrics      Metrics  `yaml:"metrics"`
+	Log          Log      `yaml:"log"`
+	Metadata     Metadata `yaml:"metadata"`
+	Storage      Storage  `yaml:"storage"`
+	Auth         Auth     `yaml:"auth"`
 	// EncryptionKeyFile holds the key that tokens are signed with. Default:
 	// made beside the database.
 	EncryptionKeyFile string `yaml:"encryptionKeyFile"`

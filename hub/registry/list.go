@@ -43,9 +43,11 @@ func (r *Registry) Repositories(ctx context.Context, n int, last string) ([]stri
 
 // Referrers implements [oci.Lister].
 func (r *Registry) Referrers(ctx context.Context, repo string, d oci.Digest, artifactType string) ([]oci.Descriptor, error) {
-	if _, err := r.existing(ctx, repo); err != nil {
+	switch _, err := r.existing(ctx, repo); {
+	case oci.CodeOf(err) == oci.NameUnknown:
+		return nil, nil // nothing refers to anything in what is not there
+	case err != nil:
 		return nil, err
 	}
-	all, err := r.meta.Referrers(ctx, repo, d, artifactType)
-	return all, absent(err, oci.NameUnknown)
+	return r.meta.Referrers(ctx, repo, d, artifactType)
 }

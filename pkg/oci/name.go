@@ -59,7 +59,7 @@ func ParseDigest(s string) (Digest, error) {
 func FromBytes(b []byte) Digest { return digest.SHA256.FromBytes(b) }
 
 // Reference names a manifest within a repository: by tag or by digest, never
-// both, never neither.
+// neither, and both only in [Pusher.PutManifest].
 type Reference struct {
 	Tag    string
 	Digest Digest

@@ -45,8 +45,9 @@ type Lister interface {
 
 // Pusher is the writing half of a registry (distribution-spec v1.1, "Push").
 type Pusher interface {
-	// PutManifest stores body byte-exact and, when ref is a tag, points the
-	// tag at it.
+	// PutManifest stores body byte-exact and, when ref has a tag, points the
+	// tag at it. Here alone a reference may have both: the digest that body
+	// must have, and a tag for it.
 	PutManifest(ctx context.Context, repo string, ref Reference, mediaType string, body []byte) (Descriptor, error)
 	// DeleteManifest removes a tag, or a manifest with its tags.
 	DeleteManifest(ctx context.Context, repo string, ref Reference) error

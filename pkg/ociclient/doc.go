@@ -16,6 +16,7 @@
 //	what happened                                            code
 //	404, 410                                                 ManifestUnknown, BlobUnknown or NameUnknown
 //	401 with a token that was granted, or Basic credentials  Denied
+//	401 with a token that was granted, by a hub (Trust)      Unauthorized
 //	403 with a token of any kind or Basic credentials        Denied
 //	403 DENIED in the body, from a hub (Options.Trust)       Denied, in the hub's words
 //	400 that says NAME_INVALID or TAG_INVALID                NameInvalid, TagInvalid

@@ -60,6 +60,8 @@ func (c *Client) denial(q request, r *reply, told fault, e *oci.Error) {
 		// A storage host says this of a link that expired.
 	case c.o.Trust && forbidden && told.Code == oci.Denied:
 		e.Code, e.Message = oci.Denied, told.Message
+	case c.o.Trust && !forbidden && sent == granted:
+		e.Code, e.Message = oci.Unauthorized, fmt.Sprintf("%s shows %s to its users alone", c.host, q.object)
 	case sent == granted, sent == basic, sent == presented && forbidden:
 		e.Code, e.Message = oci.Denied, fmt.Sprintf("%s does not let us see %s, or has it no longer", c.host, q.object)
 	case sent == presented:

@@ -89,7 +89,7 @@ func (s *Server) putManifest(w *response, r *http.Request, q Request) error {
 	}
 	h := w.Header()
 	for _, tag := range tags {
-		if _, err := s.reg.PutManifest(r.Context(), q.Repo, oci.Tagged(tag), mediaType, body); err != nil {
+		if _, err := s.reg.PutManifest(r.Context(), q.Repo, oci.Reference{Tag: tag, Digest: d.Digest}, mediaType, body); err != nil {
 			return fmt.Errorf("tag %s: %w", tag, err)
 		}
 		h.Add("OCI-Tag", tag)

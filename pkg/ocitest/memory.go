@@ -167,7 +167,7 @@ func (m *Memory) PutManifest(_ context.Context, repo string, ref oci.Reference, 
 	}
 	desc := oci.Descriptor{MediaType: links.MediaType, Digest: d, Size: int64(len(body))}
 	r.manifests[d] = memManifest{desc, bytes.Clone(body), links}
-	if !ref.IsDigest() {
+	if ref.Tag != "" {
 		r.tags[ref.Tag] = d
 	}
 	return desc, nil
