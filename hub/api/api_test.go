@@ -1,0 +1,122 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/breakwater-oci/breakwater/hub/meta"
+	"github.com/breakwater-oci/breakwater/pkg/hubapi"
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/pkg/pulls"
+)
+
+// newAPI serves the API; whoever gives the password "admin" is one, "user" is
+// a user, and any other is refused.
+func newAPI(t *testing.T) string {
+	rows, err := meta.Open(t.Context(), meta.Config{Driver: "sqlite", DSN: filepath.Join(t.TempDir(), "hub.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { rows.Close() })
+	if err := rows.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(New(Options{
+		Version: "test", StartedAt: time.Now(), Rows: rows, Pulls: pulls.New(10), Log: slog.New(slog.DiscardHandler),
+		Authenticate: func(r *http.Request) (oci.Caller, error) {
+			switch name, password, ok := r.BasicAuth(); {
+			case !ok:
+				return oci.Caller{}, nil
+			case password == "admin", password == "user":
+				return oci.Caller{Name: name, Admin: password == "admin"}, nil
+			}
+			return oci.Caller{}, &oci.Error{Code: oci.Unauthorized}
+		},
+		Filling:   func() int { return 0 },
+		Upstreams: func(context.Context) ([]hubapi.Upstream, error) { return nil, nil },
+		Reserved:  func(name string) bool { return name == "docker.io" },
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+// Every path refuses strangers and users, but for whoami.
+func TestRights(t *testing.T) {
+	url := newAPI(t)
+	var doc struct {
+		OpenAPI string `json:"openapi"`
+		Paths   map[string]map[string]any
+	}
+	res, err := http.Get(url + "/api/v1/openapi.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(res.Body).Decode(&doc); err != nil || !strings.HasPrefix(doc.OpenAPI, "3.1") || len(doc.Paths) < 7 {
+		t.Fatalf("openapi %q, %d paths, %v", doc.OpenAPI, len(doc.Paths), err)
+	}
+	for path, methods := range doc.Paths {
+		for method := range methods {
+			for password, want := range map[string]int{"": 401, "user": 403, "wrong": 401} {
+				if path == hubapi.PathWhoami && password != "wrong" {
+					want = 200
+				}
+				req, err := http.NewRequestWithContext(t.Context(), strings.ToUpper(method),
+					url+strings.ReplaceAll(path, "{name}", "team")+"?repository=a/b", strings.NewReader(`{"public":true}`))
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("Content-Type", "application/json")
+				if password != "" {
+					req.SetBasicAuth("ann", password)
+				}
+				res, err := http.DefaultClient.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res.Body.Close()
+				if res.StatusCode != want {
+					t.Errorf("%s %s as %q = %d, want %d", method, path, password, res.StatusCode, want)
+				}
+			}
+		}
+	}
+}
+
+// A list longer than a page is read to its end.
+func TestPages(t *testing.T) {
+	c := hubapi.NewClient(newAPI(t), "ann", "admin", nil)
+	for i := range 250 {
+		name := "p" + string(rune('a'+i/26)) + string(rune('a'+i%26))
+		if _, err := c.PutProject(t.Context(), name, hubapi.ProjectSpec{Public: i%2 == 0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := c.Projects(t.Context())
+	if err != nil || len(all) != 250 || all[0].Name != "paa" || !all[0].Public || all[1].Public {
+		t.Errorf("%d projects, %v", len(all), err)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	c := hubapi.NewClient(newAPI(t), "ann", "admin", nil)
+	_, err := c.Tags(t.Context(), "no/such")
+	if e, ok := err.(*hubapi.Error); !ok || e.Status != 404 {
+		t.Errorf("tags of nothing: %v", err)
+	}
+	_, err = c.PutProject(t.Context(), "docker.io", hubapi.ProjectSpec{})
+	if e, ok := err.(*hubapi.Error); !ok || e.Status != 409 || !strings.Contains(e.Detail, "proxy") {
+		t.Errorf("a project like a proxy: %v", err)
+	}
+	_, err = c.Pulls(t.Context(), 100_000)
+	if e, ok := err.(*hubapi.Error); !ok || e.Status != 422 || !strings.Contains(e.Detail, "500") {
+		t.Errorf("too many pulls: %v", err)
+	}
+}

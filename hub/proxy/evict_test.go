@@ -1,0 +1,219 @@
+package proxy
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/breakwater-oci/breakwater/hub/blob"
+	"github.com/breakwater-oci/breakwater/hub/meta"
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/pkg/pullthrough"
+)
+
+// shelf is a hub's storage with one proxy project, on a clock of its own.
+type shelf struct {
+	t       *testing.T
+	dir     string
+	rows    *meta.Store
+	fs      *blob.FS
+	blobs   *Blobs
+	project meta.Project
+	repo    meta.Repo
+	now     atomic.Int64 // seconds
+}
+
+func newShelf(t *testing.T) *shelf {
+	s := &shelf{t: t, dir: t.TempDir()}
+	s.now.Store(1_000_000)
+	var err error
+	if s.fs, err = blob.OpenFS(filepath.Join(s.dir, "blobs")); err != nil {
+		t.Fatal(err)
+	}
+	s.open()
+	t.Cleanup(s.close)
+	if s.project, err = s.rows.PutProject(t.Context(), meta.Project{Name: "docker.io", Kind: meta.Proxy, Public: true, Source: meta.FromFile}); err != nil {
+		t.Fatal(err)
+	}
+	if s.repo, err = s.rows.EnsureRepo(t.Context(), "docker.io/library/x", meta.Proxy); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *shelf) open() {
+	s.t.Helper()
+	var err error
+	s.rows, err = meta.Open(context.Background(), meta.Config{
+		Driver: "sqlite", DSN: filepath.Join(s.dir, "hub.db"), Now: func() time.Time { return time.Unix(s.now.Load(), 0) },
+	})
+	if err == nil {
+		err = s.rows.Migrate(context.Background())
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.blobs = NewBlobs(s.rows, s.fs, pullthrough.Options{})
+}
+
+func (s *shelf) close() {
+	s.blobs.Close()
+	if err := s.rows.Close(); err != nil {
+		s.t.Error(err)
+	}
+}
+
+// fill fetches a blob from a source that has it.
+func (s *shelf) fill(content string) oci.Digest {
+	s.t.Helper()
+	d := oci.FromBytes([]byte(content))
+	size := int64(len(content))
+	b, err := s.blobs.Blob(s.t.Context(), oci.Descriptor{Digest: d, Size: size}, func(_ context.Context, off int64) (*pullthrough.Stream, error) {
+		return &pullthrough.Stream{Body: io.NopCloser(strings.NewReader(content[off:])), SizeBytes: size, Origin: oci.FromUpstream}, nil
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	r, err := b.Section(s.t.Context(), 0, size)
+	if err == nil {
+		_, err = io.ReadAll(r)
+		r.Close()
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	b.Close()
+	for s.blobs.Filling() > 0 { // the reader has it before the disk does
+		time.Sleep(time.Millisecond)
+	}
+	if err := s.rows.Grant(s.t.Context(), s.repo.RepoID, oci.Descriptor{Digest: d, Size: size}); err != nil {
+		s.t.Fatal(err)
+	}
+	return d
+}
+
+func (s *shelf) has(d oci.Digest) bool {
+	b, err := s.blobs.store.Open(s.t.Context(), d)
+	if err == nil {
+		b.Close()
+	}
+	return err == nil
+}
+
+// files counts what lies in storage.
+func (s *shelf) files() (n int) {
+	s.t.Helper()
+	err := filepath.WalkDir(filepath.Join(s.dir, "blobs"), func(_ string, e os.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			n++
+		}
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return n
+}
+
+func (s *shelf) evictor(l Limits) *Evictor {
+	return &Evictor{Rows: s.rows, FS: s.fs, Project: s.project.ID, Limits: l, Log: slog.New(slog.DiscardHandler)}
+}
+
+func TestEvictOld(t *testing.T) {
+	s := newShelf(t)
+	old := s.fill("old")
+	s.now.Add(3600)
+	young := s.fill("young")
+	freed, err := s.evictor(Limits{KeepFor: 30 * time.Minute}).Run(t.Context())
+	if err != nil || freed != 3 || s.has(old) || !s.has(young) || s.files() != 1 {
+		t.Errorf("freed %d, %v; old %v, young %v, %d files", freed, err, s.has(old), s.has(young), s.files())
+	}
+	if freed, err := s.evictor(Limits{}).Run(t.Context()); freed != 0 || err != nil {
+		t.Errorf("without limits: %d, %v", freed, err)
+	}
+}
+
+// What was read last stays, whenever it came.
+func TestEvictLeastUsed(t *testing.T) {
+	s := newShelf(t)
+	a := s.fill(strings.Repeat("a", 100))
+	s.now.Add(10)
+	b := s.fill(strings.Repeat("b", 100))
+	s.now.Add(10)
+	c := s.fill(strings.Repeat("c", 100))
+	s.now.Add(10)
+	if !s.has(a) { // and so used again
+		t.Fatal("a is gone")
+	}
+	s.now.Add(10)
+	if _, err := s.evictor(Limits{MaxBytes: 250}).Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !s.has(a) || s.has(b) || !s.has(c) {
+		t.Errorf("a %v, b %v, c %v; want b gone", s.has(a), s.has(b), s.has(c))
+	}
+}
+
+// A blob that a local project holds as well is not the proxy's to evict.
+func TestEvictLeavesOthers(t *testing.T) {
+	s := newShelf(t)
+	d := s.fill("shared")
+	r, err := s.rows.EnsureRepo(t.Context(), "team/app", meta.Local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.rows.Grant(t.Context(), r.RepoID, oci.Descriptor{Digest: d, Size: 6}); err != nil {
+		t.Fatal(err)
+	}
+	s.now.Add(3600)
+	if freed, err := s.evictor(Limits{KeepFor: time.Second, MaxBytes: 1}).Run(t.Context()); freed != 0 || err != nil || !s.has(d) {
+		t.Errorf("freed %d, %v, has %v", freed, err, s.has(d))
+	}
+}
+
+// A fill that a crash ended leaves a row and a file; the next start takes both.
+func TestReclaim(t *testing.T) {
+	s := newShelf(t)
+	kept := s.fill("whole")
+	if _, err := s.blobs.store.Begin(t.Context(), oci.FromBytes([]byte("dead")), 4<<20); err != nil {
+		t.Fatal(err)
+	}
+	if s.files() != 2 {
+		t.Fatalf("%d files, want the whole and the dead one", s.files())
+	}
+	s.close()
+	s.now.Add(60)
+	s.open()
+	if err := s.blobs.Reclaim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s.files() != 1 || !s.has(kept) {
+		t.Errorf("%d files after the next start, whole one there: %v", s.files(), s.has(kept))
+	}
+}
+
+// A removal that a crash interrupted is finished.
+func TestSweep(t *testing.T) {
+	s := newShelf(t)
+	d := s.fill("doomed")
+	if err := s.rows.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := s.rows.LiveBlob(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.now.Add(60)
+	if doomed, err := s.rows.Doom(t.Context(), s.project.ID, b.ID, b.LastUsedAt); err != nil || !doomed {
+		t.Fatalf("Doom = %v, %v", doomed, err)
+	}
+	if err := Sweep(t.Context(), s.rows, s.fs); err != nil || s.files() != 0 {
+		t.Errorf("%v, %d files", err, s.files())
+	}
+}
