@@ -112,29 +112,31 @@ func up(ctx context.Context, w io.Writer, o upOptions) error {
 
 // welcome says what is there and what to try next.
 func welcome(w io.Writer, o upOptions, h *hub.Hub, node *nodeagent.Agent) {
-	addr := h.Addr()
+	addr, me := h.Addr(), os.Args[0] // as the person called it: it may not be on the PATH
 	fmt.Fprintf(w, "Breakwater %s is up. Everything it keeps is in %s.\n\n", version.String(), o.data)
 	fmt.Fprintf(w, "  Hub          http://%s   proxies %s\n", addr, strings.Join(h.Registries(), ", "))
-	fmt.Fprintf(w, "  Node mirror  http://%s   status: breakwater status --node %s\n", node.Addr(), node.StatusAddr())
+	fmt.Fprintf(w, "  Node mirror  http://%s   status: %s status --node %s\n", node.Addr(), me, node.StatusAddr())
 	if p := h.GeneratedPassword(); p != "" {
 		fmt.Fprintf(w, "  Admin        admin / %s   (shown this once; BREAKWATER_ADMIN_PASSWORD sets another)\n", p)
 	}
 	fmt.Fprintf(w, `
 Try next, in another terminal:
 
-  docker pull %[1]s/docker.io/library/alpine:3     through the hub; twice, and see:
-  breakwater login %[1]s -u admin
-  breakwater status                                         what came from where
+  # an image through the hub; do it twice, and see what came from where
+  docker pull %[1]s/docker.io/library/alpine:3
+  %[2]s login %[1]s -u admin
+  %[2]s status
 
-  docker login %[1]s -u admin                          push your own
+  # an image of your own
+  docker login %[1]s -u admin
   docker tag %[1]s/docker.io/library/alpine:3 %[1]s/demo/alpine:3
   docker push %[1]s/demo/alpine:3
 
-`, addr)
+`, addr, me)
 	if o.containerd {
-		fmt.Fprintf(w, "containerd on this machine pulls through the mirror: crictl pull docker.io/library/alpine:3\n\n")
+		fmt.Fprint(w, "  # containerd on this machine pulls through the mirror\n  crictl pull docker.io/library/alpine:3\n\n")
 	} else {
-		fmt.Fprintf(w, "  sudo breakwater up --containerd                           make containerd here pull through it\n\n")
+		fmt.Fprintf(w, "  # containerd on this machine through it: stop this, and\n  sudo %s up --containerd\n\n", me)
 	}
 	fmt.Fprintln(w, "Ctrl-C stops it.")
 }

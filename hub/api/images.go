@@ -2,6 +2,9 @@ package api
 
 import (
 	"context"
+	"errors"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/breakwater-oci/breakwater/hub/meta"
 	"github.com/breakwater-oci/breakwater/pkg/hubapi"
@@ -37,6 +40,9 @@ func (s *server) listTags(ctx context.Context, in *tagsInput) (*body[hubapi.Page
 		return nil, err
 	}
 	rows, more, err := s.Rows.Tags(ctx, in.Repository, in.N, in.Last)
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil, huma.Error404NotFound("there is no repository " + in.Repository)
+	}
 	if err != nil {
 		return nil, s.fail(err)
 	}

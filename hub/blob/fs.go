@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // FS is a folder of blobs. Its methods may be called concurrently, each key
@@ -52,6 +54,41 @@ func (s *FS) Create(key string) (*os.File, error) {
 		}
 	}
 	return f, Fault(err)
+}
+
+// CreateUnnamed makes a file that has no name until [FS.Name] gives it one: of
+// one that is not finished nothing is left, whatever ends the process.
+// errors.ErrUnsupported where the file system has no such files.
+func (s *FS) CreateUnnamed() (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(s.root, "b"), os.O_RDWR|unix.O_TMPFILE, 0o600)
+	if errors.Is(err, unix.EISDIR) { // it does not even know the question
+		err = errors.ErrUnsupported
+	}
+	return f, Fault(err)
+}
+
+// Name makes f, from [FS.CreateUnnamed], the file of a new key. As with
+// [FS.Create] the name is on disk only after [FS.Commit].
+func (s *FS) Name(f *os.File, key string) error {
+	path, err := s.path(key)
+	if err != nil {
+		return err
+	}
+	err = link(f, path)
+	if errors.Is(err, fs.ErrNotExist) { // its folder's first
+		if err = s.makeDir(filepath.Dir(path)); err == nil {
+			err = link(f, path)
+		}
+	}
+	return Fault(err)
+}
+
+func link(f *os.File, path string) error {
+	fd := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+	if err := unix.Linkat(unix.AT_FDCWD, fd, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW); err != nil {
+		return &os.LinkError{Op: "link", Old: fd, New: path, Err: err}
+	}
+	return nil
 }
 
 func create(path string) (*os.File, error) {

@@ -185,6 +185,44 @@ func TestCreateConcurrently(t *testing.T) {
 	wg.Wait()
 }
 
+// A file without a name is nobody's until it is given one.
+func TestCreateUnnamed(t *testing.T) {
+	s := newFS(t)
+	f, err := s.CreateUnnamed()
+	if err != nil {
+		t.Fatal(err) // the file systems that tests run on have it
+	}
+	defer f.Close()
+	if _, err := io.WriteString(f, "text"); err != nil {
+		t.Fatal(err)
+	}
+	files := func() (n int) {
+		if err := s.Walk(t.Context(), func(string, fs.FileInfo) error { n++; return nil }); err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	if n := files(); n != 0 {
+		t.Errorf("%d files have a name", n)
+	}
+	taken, key := put(t, s, "other"), NewKey()
+	if err := s.Name(f, taken); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Name by a key that is used: %v, want ErrExist", err)
+	}
+	if err := s.Name(f, "../"+key); err == nil {
+		t.Error("Name leads out of the folder")
+	}
+	if err := errors.Join(s.Name(f, key), s.Commit(f, key)); err != nil {
+		t.Fatal(err)
+	}
+	if got, n := read(t, s, key), files(); got != "text" || n != 2 {
+		t.Errorf("the named file holds %q, and there are %d", got, n)
+	}
+	if got := read(t, s, taken); got != "other" {
+		t.Errorf("the other file holds %q", got)
+	}
+}
+
 func TestOpenFSErrors(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")

@@ -137,6 +137,19 @@ func TestFill(t *testing.T) {
 	if all, err := s.Fills(ctx, c.now().Add(time.Microsecond), 10, ""); err != nil || len(all) != 1 || all[0].StorageKey != "b/2" {
 		t.Errorf("Fills = %v, %v; want the loser's, whose file is still there", all, err)
 	}
+	// Where the upstream has shown it is said with it, whoever was first.
+	must(t, second(s.PutProject(ctx, Project{Name: "docker.io", Kind: Proxy, Source: FromFile})))
+	if _, _, err := s.CommitFill(ctx, "b/2", 5, "docker.io/a", "docker.io/b"); err != nil {
+		t.Error(err)
+	}
+	for _, repo := range []string{"docker.io/a", "docker.io/b"} {
+		if g, err := s.RepoBlob(ctx, repo, d); err != nil || g.StorageKey != "b/1" || !g.CheckedAt.Equal(c.now()) {
+			t.Errorf("RepoBlob(%s) = %+v, %v; want it confirmed now", repo, g, err)
+		}
+	}
+	if _, _, err := s.CommitFill(ctx, "b/2", 5, "team/app"); !errors.Is(err, ErrConflict) {
+		t.Errorf("CommitFill into a local repository: %v, want ErrConflict", err)
+	}
 	must(t, s.DropFill(ctx, "b/2"))
 	if _, _, err := s.CommitFill(ctx, "b/2", 5); !errors.Is(err, ErrNotFound) {
 		t.Errorf("CommitFill after DropFill: %v, want ErrNotFound", err)

@@ -7,8 +7,8 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
-// Fill is a storage key that a proxy is writing a blob to. As with uploads,
-// the row is there before the file is, and goes after it.
+// Fill is a storage key that a proxy is making a blob's. As with uploads, the
+// row is there before a file of that name is, and goes after it.
 type Fill struct {
 	StorageKey string
 	Digest     oci.Digest
@@ -16,7 +16,7 @@ type Fill struct {
 	StartedAt  time.Time
 }
 
-// StartFill notes a fill before its file is made.
+// StartFill notes a fill before its file has a name.
 func (s *Store) StartFill(ctx context.Context, storageKey string, d oci.Digest, sizeBytes int64) (err error) {
 	defer wrap(&err, "meta.StartFill(%q, %s)", storageKey, d)
 	_, err = s.db.Exec(ctx, `
@@ -27,14 +27,27 @@ func (s *Store) StartFill(ctx context.Context, storageKey string, d oci.Digest, 
 
 // CommitFill makes a fill, whose bytes are on disk whole and verified, the
 // blob of its digest, and returns that. won as with [Store.CommitUpload]: when
-// false, the file is to be deleted and then [Store.DropFill] called. Who may
-// read the blob is said by [Store.Grant].
-func (s *Store) CommitFill(ctx context.Context, storageKey string, sizeBytes int64) (b Blob, won bool, err error) {
+// false, the file is to be deleted and then [Store.DropFill] called. The blob
+// is granted, and confirmed, in those repositories, made when need be, in which
+// the upstream has shown it.
+func (s *Store) CommitFill(ctx context.Context, storageKey string, sizeBytes int64, shownIn ...string) (b Blob, won bool, err error) {
 	defer wrap(&err, "meta.CommitFill(%q)", storageKey)
 	err = s.write(ctx, func(q querier) error {
 		var d oci.Digest
 		if err := q.QueryRow(ctx, `SELECT digest FROM fills WHERE storage_key = $1`, storageKey).Scan(&d); err != nil {
 			return err
+		}
+		for _, repo := range shownIn {
+			r, err := s.ensureRepo(ctx, q, repo, Proxy)
+			if err != nil {
+				return err
+			}
+			if err := s.grant(ctx, q, r.RepoID, d, sizeBytes); err != nil {
+				return err
+			}
+			if err := s.confirmRef(ctx, q, r.RepoID, d); err != nil {
+				return err
+			}
 		}
 		var err error
 		if b, won, err = s.addBlob(ctx, q, Blob{Digest: d, SizeBytes: sizeBytes, StorageKey: storageKey}); err != nil || !won {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/breakwater-oci/breakwater/hub/meta"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
@@ -12,7 +13,7 @@ import (
 // That a manifest names a blob does not show that its repository may read it:
 // the blob may be another's, here through that one. A repository's blob is
 // served from here once the upstream has confirmed it in this repository, by
-// a HEAD or by giving its bytes (meta.ConfirmRef).
+// a HEAD (meta.ConfirmRef) or by giving its bytes ([shown]).
 
 // Stat answers the HEAD of a blob.
 func (p *Proxy) Stat(ctx context.Context, repo string, d oci.Digest) (oci.BlobInfo, error) {
@@ -76,11 +77,18 @@ func (p *Proxy) Blob(ctx context.Context, repo string, d oci.Digest) (*oci.Blob,
 // may be here, or arriving, through another one.
 func (p *Proxy) readable(ctx context.Context, repo string, d oci.Digest) (oci.Visibility, error) {
 	row, err := p.rows.RepoBlob(ctx, repo, d)
-	if err == nil && !row.CheckedAt.IsZero() {
+	fetching := slices.Contains(p.blobs.store.shown.in(d), repo)
+	switch {
+	case err == nil && (fetching || !row.CheckedAt.IsZero()):
 		return p.seen(row.Visibility), nil
-	}
-	if err != nil && !errors.Is(err, meta.ErrNotFound) {
+	case err != nil && !errors.Is(err, meta.ErrNotFound):
 		return "", err
+	case fetching: // without a manifest that names it
+		r, err := p.rows.Repo(ctx, repo)
+		if errors.Is(err, meta.ErrNotFound) {
+			err = nil
+		}
+		return p.seen(r.Visibility), err
 	}
 	info, err := p.Stat(ctx, repo, d)
 	return info.Visibility, err
@@ -96,10 +104,7 @@ func (p *Proxy) source(repo string, d oci.Digest) pullthrough.Source {
 		if err != nil {
 			return nil, err
 		}
-		if _, err := p.learn(ctx, repo, oci.Descriptor{Digest: d, Size: s.SizeBytes}); err != nil {
-			s.Body.Close()
-			return nil, err
-		}
+		p.blobs.store.shown.add(d, repo)
 		return &pullthrough.Stream{Body: s.Body, SizeBytes: s.SizeBytes, Origin: oci.FromUpstream}, nil
 	}
 }

@@ -177,10 +177,12 @@ func TestEvictLeavesOthers(t *testing.T) {
 	}
 }
 
-// A fill that a crash ended leaves a row and a file; the next start takes both.
+// A fill that a crash ended leaves a row and a file, where files need a name;
+// the next start takes both.
 func TestReclaim(t *testing.T) {
 	s := newShelf(t)
 	kept := s.fill("whole")
+	s.blobs.store.unnamed = noUnnamed
 	if _, err := s.blobs.store.Begin(t.Context(), oci.FromBytes([]byte("dead")), 4<<20); err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func NewBlobs(rows *meta.Store, fs *blob.FS, o pullthrough.Options) *Blobs {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &store{rows: rows, fs: fs, log: o.Log}
+	s := &store{rows: rows, fs: fs, unnamed: fs.CreateUnnamed, shown: newShown(), log: o.Log}
 	return &Blobs{Engine: pullthrough.New(s, o), store: s}
 }
 
@@ -52,9 +52,11 @@ func (b *Blobs) open(row meta.Blob) (*oci.Blob, error) { return b.store.open(row
 
 // store is the [pullthrough.Store] of the hub.
 type store struct {
-	rows *meta.Store
-	fs   *blob.FS
-	log  *slog.Logger
+	rows    *meta.Store
+	fs      *blob.FS
+	unnamed func() (*os.File, error) // fs.CreateUnnamed
+	shown   *shown
+	log     *slog.Logger
 }
 
 // Open implements [pullthrough.Store].
@@ -85,20 +87,25 @@ func (s *store) Resume(context.Context, oci.Digest) (pullthrough.Partial, error)
 	return nil, pullthrough.ErrNoPartial
 }
 
-// Begin implements [pullthrough.Store].
+// Begin implements [pullthrough.Store]. A client waits for the first byte
+// meanwhile, so nothing here waits for a disk: a file without a name needs no
+// row to be reclaimed by.
 func (s *store) Begin(ctx context.Context, d oci.Digest, sizeBytes int64) (pullthrough.Partial, error) {
-	key := blob.NewKey()
-	if err := s.rows.StartFill(ctx, key, d, sizeBytes); err != nil {
-		return nil, err
-	}
-	f, err := s.fs.Create(key)
-	if err == nil {
-		if err = blob.Allocate(f, sizeBytes); err == nil {
-			return &partial{store: s, key: key, file: f, size: sizeBytes}, nil
+	p := &partial{store: s, digest: d, key: blob.NewKey(), size: sizeBytes}
+	var err error
+	p.file, err = s.unnamed()
+	if errors.Is(err, errors.ErrUnsupported) {
+		if err = p.note(ctx); err == nil {
+			p.file, err = s.fs.Create(p.key)
 		}
-		f.Close()
 	}
-	return nil, errors.Join(err, s.drop(context.WithoutCancel(ctx), key))
+	if err == nil {
+		err = blob.Allocate(p.file, sizeBytes)
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.Close(false))
+	}
+	return p, nil
 }
 
 // drop takes a dead fill away: its file, then its row.
@@ -109,12 +116,14 @@ func (s *store) drop(ctx context.Context, key string) error {
 	return s.rows.DropFill(ctx, key)
 }
 
-// partial is a blob being written to its final storage key.
+// partial is a blob being written, to what becomes the file of its key.
 type partial struct {
 	store     *store
+	digest    oci.Digest
 	key       string
 	file      *os.File
 	size      int64
+	noted     bool // there is a row for what may have the key's name
 	committed bool
 }
 
@@ -123,19 +132,39 @@ func (p *partial) File() *os.File                { return p.file }
 func (p *partial) Chunks() pullthrough.Chunks    { return nil }
 func (p *partial) Save(pullthrough.Chunks) error { return nil }
 
+// note makes a row by which the file is found after a crash.
+func (p *partial) note(ctx context.Context) error {
+	err := p.store.rows.StartFill(ctx, p.key, p.digest, p.size)
+	p.noted = err == nil
+	return err
+}
+
 // Commit makes the bytes durable, then the row.
 func (p *partial) Commit(ctx context.Context) error {
+	if !p.noted {
+		if err := p.note(ctx); err != nil {
+			return err
+		}
+		if err := p.store.fs.Name(p.file, p.key); err != nil {
+			return err
+		}
+	}
 	if err := p.store.fs.Commit(p.file, p.key); err != nil {
 		return err
 	}
-	_, won, err := p.store.rows.CommitFill(ctx, p.key, p.size)
+	_, won, err := p.store.rows.CommitFill(ctx, p.key, p.size, p.store.shown.in(p.digest)...)
+	if err == nil {
+		p.store.shown.forget(p.digest)
+	}
 	p.committed = won
 	return err
 }
 
-func (p *partial) Close(bool) error {
-	err := p.file.Close()
-	if !p.committed {
+func (p *partial) Close(bool) (err error) {
+	if p.file != nil {
+		err = p.file.Close()
+	}
+	if p.noted && !p.committed {
 		err = errors.Join(err, p.store.drop(context.Background(), p.key))
 	}
 	return err
