@@ -74,6 +74,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error
 	if a.listen, err = httpx.Listen(cfg.Listen); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
+	if _, port, _ := net.SplitHostPort(cfg.Listen); port == "0" {
+		a.cfg.Listen = a.Addr() // the one that was given is what containerd is told
+	}
 	if a.status, err = httpx.Listen(cfg.Status.Listen); err != nil {
 		return nil, fmt.Errorf("status.listen: %w", err)
 	}

@@ -79,7 +79,8 @@ func (m *Mirror) source(repo string, d oci.Digest) pullthrough.Source {
 		if err != nil {
 			return nil, err
 		}
-		return m.stream(ctx, up, name, repo, d, off)
+		s, err := m.stream(ctx, up, name, repo, d, off)
+		return s, unseen(repo, err)
 	}
 }
 

@@ -174,7 +174,7 @@ func (m *Mirror) try(ctx context.Context, repo string, spare bool, ask func(ctx 
 	if spare && up.Tripped() {
 		return oci.Errorf(oci.Unavailable, "neither hub nor upstream answered a moment ago")
 	}
-	err = ask(ctx, up, name)
+	err = unseen(repo, ask(ctx, up, name))
 	if err != nil && hubErr != nil {
 		m.o.Log.Debug("neither hub nor upstream", "repo", repo, "hub", hubErr, "err", err)
 	}
@@ -190,5 +190,21 @@ func visible(repo string, v oci.Visibility) error {
 	if v != oci.Private {
 		return nil
 	}
-	return oci.Errorf(oci.Unauthorized, "%s is private at its registry: pulled there with the Pod's own credentials, not through this node's cache", repo)
+	return private(repo, nil)
+}
+
+// unseen is visible for the error of an upstream, which is asked without
+// credentials: what it denies may be the Pod's to see.
+func unseen(repo string, err error) error {
+	if oci.CodeOf(err) != oci.Denied {
+		return err
+	}
+	return private(repo, err)
+}
+
+func private(repo string, cause error) error {
+	return &oci.Error{
+		Code: oci.Unauthorized, Err: cause,
+		Message: repo + " is private at its registry: pulled there with the Pod's own credentials, not through this node's cache",
+	}
 }

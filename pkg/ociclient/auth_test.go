@@ -259,13 +259,14 @@ func TestDenied(t *testing.T) {
 		status int
 		header http.Header
 		want   oci.Code
+		ofHub  oci.Code // with Options.Trust
 	}{
-		{"401", 401, nil, oci.Denied},
-		{"401 with a challenge", 401, http.Header{"WWW-Authenticate": {`Bearer realm="http://elsewhere.test/token"`}}, oci.Denied},
-		{"403", 403, nil, oci.Denied},
-		{"403 with a web page", 403, http.Header{"Content-Type": {"text/html"}}, oci.Unavailable},
-		{"404", 404, nil, oci.ManifestUnknown},
-		{"503", 503, nil, oci.Unavailable},
+		{"401", 401, nil, oci.Denied, oci.Unauthorized},
+		{"401 with a challenge", 401, http.Header{"WWW-Authenticate": {`Bearer realm="http://elsewhere.test/token"`}}, oci.Denied, oci.Unauthorized},
+		{"403", 403, nil, oci.Denied, oci.Denied},
+		{"403 with a web page", 403, http.Header{"Content-Type": {"text/html"}}, oci.Unavailable, oci.Unavailable},
+		{"404", 404, nil, oci.ManifestUnknown, oci.ManifestUnknown},
+		{"503", 503, nil, oci.Unavailable, oci.Unavailable},
 	} {
 		p, url := guarded(t)
 		p.Bearer(ocitest.Auth{Public: func(string) bool { return true }})
@@ -273,6 +274,10 @@ func TestDenied(t *testing.T) {
 		c := client(t, ociclient.Options{URL: url})
 		err := resolve(t.Context(), c, "library/nginx")
 		wantCode(t, tt.name, err, tt.want)
+		hub := client(t, ociclient.Options{URL: url, Trust: true})
+		p.ResetLog()
+		p.Set(ocitest.Fault{Path: regexp.MustCompile("manifests"), After: 1, Status: tt.status, Header: tt.header})
+		wantCode(t, tt.name+" of a hub", resolve(t.Context(), hub, "library/nginx"), tt.ofHub)
 		if tt.want == oci.Denied && !strings.Contains(text(err), "does not let us see manifest library/nginx:1.27, or has it no longer") {
 			t.Errorf("%s: %q", tt.name, text(err))
 		}
