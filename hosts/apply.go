@@ -114,7 +114,8 @@ func (st state) moved(certsDir string) (bool, error) {
 	old, err := os.Stat(st.CertsDir)
 	if err == nil {
 		now, nowErr := os.Stat(certsDir)
-		return nowErr != nil || !os.SameFile(old, now), nil
+		same := nowErr == nil && os.SameFile(old, now)
+		return !same, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return false, err

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -108,15 +109,15 @@ func TestPages(t *testing.T) {
 func TestErrors(t *testing.T) {
 	c := hubapi.NewClient(newAPI(t), "ann", "admin", nil)
 	_, err := c.Tags(t.Context(), "no/such")
-	if e, ok := err.(*hubapi.Error); !ok || e.Status != 404 {
+	if e, ok := errors.AsType[*hubapi.Error](err); !ok || e.Status != 404 {
 		t.Errorf("tags of nothing: %v", err)
 	}
 	_, err = c.PutProject(t.Context(), "docker.io", hubapi.ProjectSpec{})
-	if e, ok := err.(*hubapi.Error); !ok || e.Status != 409 || !strings.Contains(e.Detail, "proxy") {
+	if e, ok := errors.AsType[*hubapi.Error](err); !ok || e.Status != 409 || !strings.Contains(e.Detail, "proxy") {
 		t.Errorf("a project like a proxy: %v", err)
 	}
 	_, err = c.Pulls(t.Context(), 100_000)
-	if e, ok := err.(*hubapi.Error); !ok || e.Status != 422 || !strings.Contains(e.Detail, "500") {
+	if e, ok := errors.AsType[*hubapi.Error](err); !ok || e.Status != 422 || !strings.Contains(e.Detail, "500") {
 		t.Errorf("too many pulls: %v", err)
 	}
 }

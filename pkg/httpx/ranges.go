@@ -8,6 +8,7 @@ import (
 // RangeKind says what to answer a request that may have a Range header.
 type RangeKind int
 
+// The answers to a Range header.
 const (
 	RangeNone          RangeKind = iota // 200 and the whole
 	RangePartial                        // 206 and the range

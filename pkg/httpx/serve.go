@@ -83,7 +83,9 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o Options) erro
 		srv.Close()
 		waitFor(&running, closeTimeout)
 	}
-	<-failed // http.ErrServerClosed
+	if closed := <-failed; err == nil && !errors.Is(closed, http.ErrServerClosed) {
+		err = closed
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("serve %s: requests that ran longer than the %v of grace were cut", ln.Addr(), o.Grace)
 	}

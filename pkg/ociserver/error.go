@@ -53,7 +53,8 @@ func (s *Server) forContainerd(q Request) bool { return s.o.Containerd || s.fore
 // toContainerd turns an error into one on which containerd goes to its next
 // host at once.
 func toContainerd(e *oci.Error, r *http.Request) *oci.Error {
-	status, code := e.Code.Status(), oci.Code("")
+	status := e.Code.Status()
+	var code oci.Code
 	switch {
 	case status == http.StatusTooManyRequests, status >= http.StatusInternalServerError:
 		// After 429 it would ask four times more within milliseconds, after

@@ -37,6 +37,15 @@ func (s *Server) startUpload(w *response, r *http.Request, q Request) error {
 	return s.uploadAtOnce(w, r, q, d)
 }
 
+// mountable is the registry's name for the repository to mount from.
+func (s *Server) mountable(q Request, from string) (name string, ok bool) {
+	if oci.CheckName(from) != nil {
+		return "", false
+	}
+	name, err := s.name(q.Namespace, from)
+	return name, err == nil
+}
+
 // mount answers when the blob could be mounted. When it cannot, whatever the
 // reason, the client uploads: even to say why would tell what is in a
 // repository that it may not see.
@@ -47,12 +56,11 @@ func (s *Server) mount(w *response, r *http.Request, q Request, v string) (done 
 	}
 	from := q.Query.Get("from")
 	if from != "" {
-		if oci.CheckName(from) != nil {
+		name, ok := s.mountable(q, from)
+		if !ok {
 			return false, nil
 		}
-		if from, err = s.name(q.Namespace, from); err != nil {
-			return false, nil
-		}
+		from = name
 	}
 	ok, err := s.reg.Mount(r.Context(), q.Repo, from, d)
 	if !ok || err != nil {

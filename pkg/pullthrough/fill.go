@@ -191,7 +191,9 @@ func (f *fill) fetch() (keep bool, err error) {
 	if err := f.writeAll(stream); err != nil {
 		f.fail(err)
 		f.cancel()
-		<-verdict
+		if unverified := <-verdict; unverified != nil {
+			f.e.o.Log.Debug("fill ended unverified", "digest", f.want.Digest, "err", unverified)
+		}
 		f.tasks.Wait() // ended: none begins any more
 		f.save()
 		return oci.CodeOf(err) != oci.NoSpace && !errors.Is(err, errSize), err
