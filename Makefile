@@ -40,8 +40,8 @@ check: ## Check formatting, vet and lint everything, and hold packages to the im
 	@lint=$$(PATH="$(RIG)/bin:$$PATH" command -v golangci-lint) || { echo "golangci-lint is missing: run \`make rig\`"; exit 0; }; \
 	for m in $(MODULES); do echo "lint $$m"; (cd $$m && "$$lint" run --config $(CURDIR)/.golangci.yml ./...); done
 
-bench: ## Measure against real components; ARGS="..." adds flags
-	@cd test/bench && go run . $(ARGS)
+bench: ## Measure against real components; BENCH=warm measures that alone, ARGS=-runs=1 is quicker
+	@cd test/bench && go test -count=1 -timeout=2h -v -run '^TestBench$$/^($(or $(BENCH),.*))$$' $(ARGS)
 
 rig: ## Install what the tests run against (containerd, a registry, ...) and the linter
 	@test/rig/install.sh

@@ -11,14 +11,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/breakwater-oci/breakwater/pkg/hubapi"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
-	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
 )
 
@@ -129,8 +127,35 @@ func (h *house) resetLogs() {
 	h.door.ResetLog()
 }
 
+// nodeStatus is the part of an agent's status that the tests look at.
+type nodeStatus struct {
+	Filling int
+	Hub     struct{ Away bool }
+	Cache   struct {
+		Bytes, MaxBytes, FreeBytes int64
+		Objects                    int
+		Off                        string
+	}
+	Pulls []struct {
+		Image      string
+		SentBytes  int64
+		DurationMS float64
+		BySource   map[string]int64 `json:"bytesBySource"`
+		Failed     int
+		Objects    []pulledObject
+	}
+}
+
+// pulledObject is what an agent says of a manifest or blob that it gave.
+type pulledObject struct {
+	Kind, Method, Reference, Digest, Source string
+	SizeBytes, SentBytes                    int64
+	Status                                  int
+	DurationMS                              float64
+}
+
 // status is what the agent says of itself.
-func (h *house) status() (s hubapi.NodeStatus) {
+func (h *house) status() (s nodeStatus) {
 	h.t.Helper()
 	a := ask(h.t, "GET", h.node.StatusURL+"/status")
 	if a.status != http.StatusOK || json.Unmarshal(a.body, &s) != nil {
@@ -186,6 +211,9 @@ func (a answer) digest() string { return oci.FromBytes(a.body).String() }
 // whole says that the answer claims to be the whole object.
 func (a answer) whole() bool { return a.status == http.StatusOK && a.err == nil }
 
+// arch is what images have to be of to run here.
+const arch = runtime.GOARCH
+
 var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}}
 
 // ask sends a request with headers given as pairs, and reads the answer whole.
@@ -237,6 +265,3 @@ func try(t *testing.T, env []string, program string, args ...string) (string, er
 	}
 	return string(out), err
 }
-
-// blobsOf are the descriptors of an image's config and layers.
-func blobsOf(t *testing.T, m ocitest.Manifest) []oci.Descriptor { return nil }
