@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -251,30 +253,41 @@ func TestHubStopsAmidLayers(t *testing.T) {
 	h := newHouse(t, plan{})
 	digest := h.push("library/multi:1", rig.Multi(t))
 	h.upstream.Limit(paceRate)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	start := time.Now()
 	pull := async(func() error { _, err := h.pull(multiRef, digest); return err })
-	if err := h.door.Wait(ctx, 4, "GET", "/blobs/"); err != nil { // config and three layers
-		t.Fatal(err)
-	}
+	h.amidLayers()
 	h.hub.Pause()
 	stopped := time.Now()
 	if err := <-pull; err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("the hub stopped %v into the pull", stopped.Sub(start))
 	// Those on the way stall at once; the ones after them find that the hub says nothing.
 	within(t, "the rest of the pull, hub stopped by SIGSTOP amid layers", time.Since(stopped), hubStalls+3*hubSilent+10*time.Second+slack)
-	resumed := 0
-	for _, r := range h.upstream.Requests() {
-		if strings.HasPrefix(r.Header.Get("User-Agent"), byAgent) && strings.HasPrefix(r.Header.Get("Range"), "bytes=") {
-			resumed++
-		}
-	}
-	if resumed == 0 {
+	if resumed(h.upstream, byAgent) == 0 {
 		t.Errorf("no layer was resumed at docker.io where the hub had stopped:%s", lines(h.upstream))
 	}
+}
+
+// amidLayers waits until a layer has come from the hub: others, which share docker.io's pace, are then on the way.
+func (h *house) amidLayers() {
+	h.t.Helper()
+	rig.Eventually(h.t, 30*time.Second, func() error {
+		for _, r := range h.door.Requests() {
+			if r.Done && r.Bytes > 500_000 {
+				return nil
+			}
+		}
+		return errors.New("no layer has come")
+	})
+}
+
+// resumed counts the GETs of one of our programs or containerd that begin amid a blob.
+func resumed(f *rig.Front, by string) (n int) {
+	for _, r := range f.Requests() {
+		if at := r.Header.Get("Range"); strings.HasPrefix(r.Header.Get("User-Agent"), by) && at != "" && !strings.HasPrefix(at, "bytes=0-") {
+			n++
+		}
+	}
+	return n
 }
 
 // An agent that ends amid the layers, killed or asked to, does not end the pull: what is cut goes on at the hub where
@@ -284,10 +297,11 @@ func TestAgentEndsAmidLayers(t *testing.T) {
 	const paceRate = 4 << 20 // bytes a second: some 4 s for the image
 	for _, tt := range []struct {
 		how string
+		cut bool // what is on the way, else it comes to its end
 		end func(*testing.T, *house)
 	}{
-		{"killed", func(_ *testing.T, h *house) { h.node.Kill9() }},
-		{"stopped by SIGTERM", func(t *testing.T, h *house) {
+		{"killed", true, func(_ *testing.T, h *house) { h.node.Kill9() }},
+		{"stopped by SIGTERM", false, func(t *testing.T, h *house) {
 			if err := h.node.Stop(); err != nil {
 				t.Errorf("the agent ended by %v", err)
 			}
@@ -298,12 +312,8 @@ func TestAgentEndsAmidLayers(t *testing.T) {
 			h := newHouse(t, plan{})
 			digest := h.push("library/multi:1", rig.Multi(t))
 			h.upstream.Limit(paceRate)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
 			pull := async(func() error { _, err := h.pull(multiRef, digest); return err })
-			if err := h.door.Wait(ctx, 4, "GET", "/blobs/"); err != nil { // config and three layers
-				t.Fatal(err)
-			}
+			h.amidLayers()
 			start := time.Now()
 			tt.end(t, h)
 			ended := time.Since(start)
@@ -313,6 +323,9 @@ func TestAgentEndsAmidLayers(t *testing.T) {
 			t.Logf("agent %s amid layers: it was gone after %v, the pull complete after %v", tt.how, ended, time.Since(start))
 			if asked(h.door, byContainerd, "GET", "/blobs/") == 0 || asked(h.upstream, byContainerd, "", "") != 0 {
 				t.Errorf("the pull did not go on at the hub:%s%s", lines(h.door), lines(h.upstream))
+			}
+			if n := resumed(h.door, byContainerd); n > 0 != tt.cut {
+				t.Errorf("%d layers went on at the hub where they had been cut: %s", n, lines(h.door))
 			}
 			if most := 1.1 * 17e6; float64(h.upstream.Sent("GET", "/blobs/")) > most {
 				t.Errorf("docker.io gave %d bytes, more than the image has", h.upstream.Sent("GET", "/blobs/"))
@@ -364,7 +377,9 @@ func TestAgentHangs(t *testing.T) {
 			t.Errorf("containerd asked its second host after %v, not 30 s: docs/failures.md says otherwise", took)
 		}
 		cancel() // each further request would take as long
-		<-pull
+		if err := <-pull; err == nil {
+			t.Error("the pull was complete: this test has become another")
+		}
 		h.watchdog(ref, "hung")
 	})
 	t.Run("containerd 1.7", func(t *testing.T) {
@@ -385,57 +400,63 @@ func TestAgentHangs(t *testing.T) {
 	})
 }
 
-// watchdog pulls while the agent hangs and does what a liveness probe with one second of grace does from outside:
-// kills an agent whose /healthz says nothing for a second, and starts it again. The pull, whose request dies with
-// the agent, completes.
+// watchdog runs the script of docs/failures.md, which kills an agent that has stopped answering, stops the agent, and
+// pulls: the request that waits dies with the agent, and the pull goes on.
 func (h *house) watchdog(ref, name string) {
 	h.t.Helper()
+	const notices = 2 * time.Second // a look each second, and a second for the answer
+	h.node.Resume()
+	h.node.WaitReady()
+	well := runWatchdog(h.t, h.node)
+	rig.Eventually(h.t, 10*time.Second, func() error { _, err := os.Stat(well); return err })
+	h.node.Pause()
 	h.resetLogs()
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
-	defer cancel()
-	pull := async(func() error { _, err := h.ctd.Pull(ctx, ref); return err })
-	if err := alive(ctx, h.node); err == nil {
-		h.t.Fatal("the stopped agent says that it is well")
-	}
+	pull := async(func() error { _, err := h.ctd.Pull(h.t.Context(), ref); return err })
+	_ = h.node.Wait(notices + slack) // "signal: killed"
+	noticed := time.Since(start)
+	h.node.Start() // as systemd does
 	select {
 	case err := <-pull:
-		h.t.Fatalf("the pull did not wait for the stopped agent: %v", err)
-	default:
-	}
-	noticed := time.Since(start)
-	h.node.Kill9()
-	h.node.Start()
-	err := <-pull
-	took := time.Since(start)
-	if err != nil {
-		h.t.Fatalf("after %v the pull ended by %v", took, err)
-	}
-	h.t.Logf("containerd %s, agent hung: the watchdog killed it after %v, the pull was complete after %v", h.ctd.Version, noticed, took)
-	if most := noticed + pullRequests*agentDial + slack; took > most {
-		h.t.Errorf("the pull took %v with a watchdog, more than %v", took, most)
+		took := time.Since(start)
+		if err != nil {
+			h.t.Fatalf("after %v the pull ended by %v", took, err)
+		}
+		h.t.Logf("containerd %s, agent hung: the watchdog killed it after %v, the pull was complete after %v", h.ctd.Version, noticed, took)
+		within(h.t, "new image, agent hung, with the watchdog", took, notices+pullRequests*agentDial+slack)
+	case <-time.After(time.Minute):
+		h.t.Fatalf("the agent was killed after %v, and the pull waits still", noticed)
 	}
 	h.runs(ref, "hello from "+name+" on "+arch+"\n")
-	h.node.WaitReady()
 }
 
-// alive is a liveness probe: within a second, or not.
-func alive(ctx context.Context, n *rig.Node) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.StatusURL+"/healthz", nil)
+// runWatchdog starts that script. The systemctl it calls kills this agent; the file of which the path is returned is
+// there once it has found the agent well.
+func runWatchdog(t *testing.T, n *rig.Node) (well string) {
+	t.Helper()
+	doc, err := os.ReadFile("../../docs/failures.md")
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
-	res, err := client.Do(req)
-	if err != nil {
-		return err
+	_, rest, ok := strings.Cut(string(doc), "\n#!/bin/sh\n")
+	script, _, ok2 := strings.Cut(rest, "\n```\n")
+	if !ok || !ok2 || strings.Count(script, "http://127.0.0.1:7832") != 1 {
+		t.Fatal("docs/failures.md has no script that looks at http://127.0.0.1:7832")
 	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %w", res.Status, errors.ErrUnsupported)
+	script = strings.Replace(script, "http://127.0.0.1:7832", n.StatusURL, 1)
+	dir := t.TempDir()
+	well = filepath.Join(dir, "well")
+	for name, content := range map[string]string{
+		"watchdog":  script,
+		"curl":      fmt.Sprintf("%s \"$@\" && : >%s", rig.Need(t, "curl"), well),
+		"systemctl": fmt.Sprintf("case $1 in kill) kill -KILL %d;; esac", n.PID()),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+content+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
-	return nil
+	rig.Run(t, "watchdog", []string{filepath.Join(dir, "watchdog")}, "PATH="+dir+":"+os.Getenv("PATH"))
+	return well
 }
 
 // async runs fn beside the test and gives its error.

@@ -13,28 +13,34 @@ import (
 
 var (
 	portsMu sync.Mutex
-	ports   = map[int]bool{}
+	ports   = map[int]net.Listener{} // what tells other test runs that a port is taken
 )
 
 // FreeAddr returns an address of this machine, 127.0.0.1:PORT, that nobody listens on and that no later call returns
-// again. The port is below those that the kernel hands to outgoing connections, so it stays free while the test has
-// a program down.
+// again, in this test run or in another one beside it. The port is below those that the kernel hands to outgoing
+// connections, so it stays free while the test has a program down.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	portsMu.Lock()
 	defer portsMu.Unlock()
 	for range 200 {
 		port := 20000 + rand.IntN(12000)
-		if ports[port] {
+		if ports[port] != nil {
+			continue
+		}
+		// An abstract socket goes with its process.
+		claim, err := net.Listen("unix", fmt.Sprintf("@%sport-%d", dirPrefix, port))
+		if err != nil {
 			continue
 		}
 		addr := "127.0.0.1:" + strconv.Itoa(port)
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
+			_ = claim.Close()
 			continue
 		}
 		_ = l.Close()
-		ports[port] = true
+		ports[port] = claim
 		return addr
 	}
 	t.Fatal("no free port between 20000 and 32000")
