@@ -78,14 +78,20 @@ func fill(t *testing.T, up *upstream, h house) {
 		t.Fatal(err)
 	}
 	var status hubapi.NodeStatus
-	res, err := client.Get(h.agent.StatusURL + "/status")
-	if err == nil {
-		err = json.NewDecoder(res.Body).Decode(&status)
-		res.Body.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	rig.Eventually(t, 30*time.Second, func() error { // the last ones are kept a moment after they were sent
+		res, err := client.Get(h.agent.StatusURL + "/status")
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		if err := json.NewDecoder(res.Body).Decode(&status); err != nil {
+			return err
+		}
+		if status.Filling > 0 {
+			return fmt.Errorf("%d blobs are being fetched", status.Filling)
+		}
+		return nil
+	})
 	fmt.Printf("    pulled in %.0f s; the agent holds %d objects\n", time.Since(begun).Seconds(), status.Cache.Objects)
 }
 
