@@ -1,4 +1,4 @@
-// hello is the program in the test images: it says who it is and ends.
+// Command hello is the program in the test images: it says who it is and ends.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// pause is the program of a pod's sandbox: it holds the namespaces, reaps what is left to it, and ends when told.
+// Command pause is the program of a pod's sandbox: it holds the namespaces, reaps what is left to it, and ends when told.
 package main
 
 import (
