@@ -123,8 +123,22 @@ func (p *Proc) Stop() error {
 	return p.Wait(30 * time.Second)
 }
 
-// Pause stops the process where it is: its sockets still accept, nothing answers.
-func (p *Proc) Pause() { p.t.Helper(); p.Signal(syscall.SIGSTOP) }
+// Pause stops the process where it is, and returns when all its threads stand: its sockets still accept, nothing
+// answers.
+func (p *Proc) Pause() {
+	p.t.Helper()
+	p.Signal(syscall.SIGSTOP)
+	Eventually(p.t, 10*time.Second, func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
+		for _, path := range threads {
+			stat, err := os.ReadFile(path)
+			if err == nil && !strings.Contains(string(stat), ") T ") {
+				return fmt.Errorf("%s still runs: %s", p.Name, stat)
+			}
+		}
+		return err
+	})
+}
 
 // Resume ends Pause.
 func (p *Proc) Resume() { p.t.Helper(); p.Signal(syscall.SIGCONT) }
