@@ -51,7 +51,7 @@ func (s *Store) LiveBlob(ctx context.Context, d oci.Digest) (b Blob, err error) 
 func liveBlob(ctx context.Context, q querier, d oci.Digest) (b Blob, err error) {
 	err = q.QueryRow(ctx, `
 		SELECT id, digest, size_bytes, storage_key, last_used_at
-		  FROM blobs WHERE digest = $1 AND state = 'live' `+forKeyShare, d).
+		  FROM blobs WHERE digest = $1 AND state = 'live' {for key share}`, d).
 		Scan(&b.ID, &b.Digest, &b.SizeBytes, &b.StorageKey, micros{&b.LastUsedAt})
 	return b, err
 }
@@ -156,7 +156,7 @@ func (s *Store) Orphans(ctx context.Context, storageKeys []string) (orphans []st
 		return nil, err
 	}
 	rs, err := s.db.Query(ctx, `
-		SELECT d.value FROM `+eachOf1+`
+		SELECT d.value FROM {each $1} AS d
 		 WHERE NOT EXISTS (SELECT 1 FROM blobs b WHERE b.storage_key = d.value)
 		   AND NOT EXISTS (SELECT 1 FROM uploads u WHERE u.storage_key = d.value)
 		   AND NOT EXISTS (SELECT 1 FROM fills f WHERE f.storage_key = d.value)`, list)

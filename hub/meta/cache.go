@@ -56,7 +56,7 @@ func (s *Store) Doom(ctx context.Context, projectID, blobID int64, usedAt time.T
 		// Two statements: only once the row is locked can no grant come that
 		// the second one does not see.
 		var id int64
-		err := q.QueryRow(ctx, `SELECT id FROM blobs WHERE id = $1 `+forUpdate, blobID).Scan(&id)
+		err := q.QueryRow(ctx, `SELECT id FROM blobs WHERE id = $1 {for update}`, blobID).Scan(&id)
 		if isNoRow(err) {
 			return nil
 		}

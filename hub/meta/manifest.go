@@ -178,12 +178,12 @@ func (s *Store) missing(ctx context.Context, q querier, repoID int64, refs []ref
 		query string
 	}{
 		{refBlob, `
-			SELECT b.digest FROM ` + eachOf2 + `
+			SELECT b.digest FROM {each $2} AS d
 			  JOIN repo_blobs g ON g.repo_id = $1 AND g.blob_digest = d.value
-			  JOIN blobs b ON b.digest = g.blob_digest AND b.state = 'live' ` + forKeyShare},
+			  JOIN blobs b ON b.digest = g.blob_digest AND b.state = 'live' {for key share of b}`},
 		{refChild, `
-			SELECT m.digest FROM ` + eachOf2 + `
-			  JOIN manifests m ON m.repo_id = $1 AND m.digest = d.value ` + forKeyShare},
+			SELECT m.digest FROM {each $2} AS d
+			  JOIN manifests m ON m.repo_id = $1 AND m.digest = d.value {for key share of m}`},
 	} {
 		want := make(map[oci.Digest]oci.Descriptor)
 		for _, f := range refs {

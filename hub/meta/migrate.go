@@ -70,7 +70,7 @@ func (s *Store) checkSchema(ctx context.Context) error {
 // applied lists the versions of the migrations the database has had.
 func (s *Store) applied(ctx context.Context) (versions []int64, err error) {
 	defer wrap(&err, "meta.applied")
-	rs, err := s.db.Query(ctx, tableNames)
+	rs, err := s.db.Query(ctx, `SELECT name FROM {tables} AS t`)
 	tables, err := collect(rs, err, func(r row, name *string) error { return r.Scan(name) })
 	switch {
 	case err != nil || len(tables) == 0:

@@ -6,7 +6,7 @@ CREATE TABLE blobs (
     state        TEXT   NOT NULL CHECK (state IN ('live', 'doomed')),
     created_at   BIGINT NOT NULL,
     last_used_at BIGINT NOT NULL
-);
+, review_at BIGINT NOT NULL DEFAULT 0, quarantined_at BIGINT NOT NULL DEFAULT 0);
 
 CREATE INDEX blobs_doomed ON blobs (id) WHERE state = 'doomed';
 
@@ -14,12 +14,28 @@ CREATE UNIQUE INDEX blobs_live ON blobs (digest) WHERE state = 'live';
 
 CREATE INDEX blobs_oldest ON blobs (last_used_at, id) WHERE state = 'live';
 
+CREATE INDEX blobs_review ON blobs (review_at, id) WHERE state = 'live' AND review_at > 0;
+
+CREATE TABLE facts (
+    name       TEXT   NOT NULL PRIMARY KEY,
+    value      TEXT   NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
 CREATE TABLE fills (
     storage_key TEXT   NOT NULL PRIMARY KEY,
     digest      TEXT   NOT NULL,
     size_bytes  BIGINT NOT NULL,
     started_at  BIGINT NOT NULL
+, holder TEXT NOT NULL DEFAULT '');
+
+CREATE TABLE leases (
+    name     TEXT   NOT NULL PRIMARY KEY,
+    holder   TEXT   NOT NULL,
+    taken_at BIGINT NOT NULL
 );
+
+CREATE INDEX leases_holder ON leases (holder);
 
 CREATE TABLE manifest_refs (
     manifest_id BIGINT NOT NULL REFERENCES manifests (id) ON DELETE CASCADE,
@@ -57,7 +73,7 @@ CREATE TABLE projects (
     public     BOOLEAN NOT NULL,
     source     TEXT    NOT NULL CHECK (source IN ('file', 'api', 'auto')),
     created_at BIGINT  NOT NULL
-);
+, redirect TEXT NOT NULL DEFAULT '' CHECK (redirect IN ('', 'on', 'off')));
 
 CREATE TABLE ref_checks (
     repo_id    BIGINT NOT NULL REFERENCES repos (id),
@@ -65,6 +81,16 @@ CREATE TABLE ref_checks (
     checked_at BIGINT NOT NULL,
     PRIMARY KEY (repo_id, digest)
 );
+
+CREATE TABLE replicas (
+    id         TEXT   NOT NULL PRIMARY KEY,
+    url        TEXT   NOT NULL,
+    version    TEXT   NOT NULL,
+    started_at BIGINT NOT NULL,
+    seen_at    BIGINT NOT NULL
+);
+
+CREATE INDEX replicas_seen ON replicas (seen_at);
 
 CREATE TABLE repo_blobs (
     repo_id     BIGINT NOT NULL REFERENCES repos (id),
@@ -88,6 +114,19 @@ CREATE TABLE repos (
 
 CREATE INDEX repos_project ON repos (project_id, name);
 
+CREATE TABLE robots (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    name         TEXT    NOT NULL UNIQUE,
+    description  TEXT    NOT NULL,
+    secret_hash  TEXT    NOT NULL,
+    rights       TEXT    NOT NULL,
+    disabled     BOOLEAN NOT NULL DEFAULT FALSE,
+    created_by   TEXT    NOT NULL,
+    created_at   BIGINT  NOT NULL,
+    expires_at   BIGINT  NOT NULL DEFAULT 0,
+    last_used_at BIGINT  NOT NULL DEFAULT 0
+);
+
 CREATE TABLE tags (
     repo_id    BIGINT NOT NULL REFERENCES repos (id),
     name       TEXT   NOT NULL,
@@ -101,6 +140,37 @@ CREATE TABLE tags (
 
 CREATE INDEX tags_digest ON tags (repo_id, digest);
 
+CREATE TABLE trash (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    op           TEXT   NOT NULL,
+    cause        TEXT   NOT NULL CHECK (cause IN ('tag', 'manifest', 'repository', 'untagged')),
+    kind         TEXT   NOT NULL CHECK (kind IN ('tag', 'manifest')),
+    repo_id      BIGINT NOT NULL REFERENCES repos (id),
+    name         TEXT   NOT NULL DEFAULT '',
+    digest       TEXT   NOT NULL,
+    media_type   TEXT   NOT NULL,
+    size_bytes   BIGINT NOT NULL CHECK (size_bytes >= 0),
+    created_at   BIGINT NOT NULL,
+    last_pull_at BIGINT NOT NULL DEFAULT 0,
+    body         BYTEA,
+    deleted_by   TEXT   NOT NULL,
+    deleted_at   BIGINT NOT NULL
+);
+
+CREATE INDEX trash_deleted ON trash (deleted_at, id);
+
+CREATE INDEX trash_op ON trash (op);
+
+CREATE INDEX trash_repo ON trash (repo_id, digest);
+
+CREATE TABLE trash_refs (
+    trash_id BIGINT NOT NULL REFERENCES trash (id) ON DELETE CASCADE,
+    digest   TEXT   NOT NULL,
+    PRIMARY KEY (trash_id, digest)
+);
+
+CREATE INDEX trash_refs_digest ON trash_refs (digest, trash_id);
+
 CREATE TABLE uploads (
     id           TEXT   NOT NULL PRIMARY KEY,
     repo_id      BIGINT NOT NULL REFERENCES repos (id),
@@ -110,7 +180,7 @@ CREATE TABLE uploads (
     hash_state   BYTEA  NOT NULL,
     started_at   BIGINT NOT NULL,
     updated_at   BIGINT NOT NULL
-);
+, driver_state BYTEA, holder TEXT NOT NULL DEFAULT '');
 
 CREATE INDEX uploads_repo ON uploads (repo_id);
 
@@ -122,4 +192,4 @@ CREATE TABLE users (
     password_hash TEXT    NOT NULL,
     admin         BOOLEAN NOT NULL,
     created_at    BIGINT  NOT NULL
-);
+, rights TEXT NOT NULL DEFAULT '[]', disabled BOOLEAN NOT NULL DEFAULT FALSE);

@@ -55,7 +55,7 @@ func (s *statements) get(ctx context.Context, on preparer, query string) (statem
 	if st, ok := s.byText[query]; ok {
 		return st, nil
 	}
-	prepared, err := on.PrepareContext(ctx, query)
+	prepared, err := on.PrepareContext(ctx, sqliteWords.Replace(query))
 	if err != nil {
 		return statement{}, err
 	}

@@ -79,7 +79,7 @@ packages() {
 }
 
 if [ "$what" != lint ]; then
-	packages skopeo nginx-light libseccomp-dev pkg-config containernetworking-plugins
+	packages skopeo nginx-light libseccomp-dev pkg-config containernetworking-plugins postgresql-15
 	install crane github.com/google/go-containerregistry v0.22.1 cmd/crane
 	install containerd github.com/containerd/containerd/v2 v2.4.2 cmd/containerd
 	CGO_ENABLED=0 install containerd-shim-runc-v2 github.com/containerd/containerd/v2 v2.4.2 cmd/containerd-shim-runc-v2
@@ -93,6 +93,10 @@ if [ "$what" != lint ]; then
 		failed+=(runc)
 	fi
 	CGO_ENABLED=0 install registry github.com/distribution/distribution/v3 v3.1.2 cmd/registry
+	CGO_ENABLED=0 install versitygw github.com/versity/versitygw v1.8.0 cmd/versitygw
+	CGO_ENABLED=0 install regctl github.com/regclient/regclient v0.11.7 cmd/regctl
+	CGO_ENABLED=0 install helm helm.sh/helm/v3 v3.22.0 cmd/helm
+	CGO_ENABLED=0 install cosign github.com/sigstore/cosign/v2 v2.6.5 cmd/cosign
 fi
 if [ "$what" != test ]; then
 	install golangci-lint github.com/golangci/golangci-lint/v2 v2.15.0 cmd/golangci-lint

@@ -1,0 +1,84 @@
+package blob
+
+import (
+	"context"
+	"io"
+	"os"
+	"time"
+
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+)
+
+// Store is bytes under storage keys, in a folder or in a bucket. Each key is
+// written by one at a time; all else may be called concurrently. A full store
+// is an [oci.Error] with [oci.NoSpace], one that cannot be reached
+// [oci.Unavailable]; a key that is not there fs.ErrNotExist.
+//
+// Every implementation passes blobtest.Run.
+type Store interface {
+	// Open opens the sizeBytes bytes of a committed key. A length that proves to
+	// be another is an error.
+	Open(ctx context.Context, key string, sizeBytes int64) (oci.Content, error)
+	// URL is where a client may GET the key by itself for as long as ttl, "" where
+	// there is no such thing.
+	URL(ctx context.Context, key string, ttl time.Duration) (string, error)
+	// Create begins a new key.
+	Create(ctx context.Context, key string) (Writer, error)
+	// Resume goes on at offset with a key that was begun, from the state that
+	// [Writer.Save] gave for that offset. What was written past it is cut off.
+	Resume(ctx context.Context, key string, offset int64, state []byte) (Writer, error)
+	// NewSpool makes a local file of sizeBytes to come (-1: not known), which can
+	// become a key when it is whole.
+	NewSpool(ctx context.Context, sizeBytes int64) (Spool, error)
+	// PutFile makes the first sizeBytes bytes of f the key's, durably.
+	PutFile(ctx context.Context, key string, f *os.File, sizeBytes int64) error
+	// Delete removes keys, committed or only begun. One that is gone already is
+	// no error; an error at one does not keep the others.
+	Delete(ctx context.Context, keys ...string) error
+	// Walk calls fn for each key that begins with prefix, whole or only begun,
+	// for as long as it returns nil. Keys made meanwhile may be left out.
+	Walk(ctx context.Context, prefix string, fn func(Object) error) error
+	Close() error
+}
+
+// Object is what is kept under a key.
+type Object struct {
+	Key       string
+	SizeBytes int64 // of what is begun: 0 where that is not known
+	// At is when it was last written to, or begun.
+	At time.Time
+	// Begun: it was never committed, as far as the store can tell. (A folder
+	// cannot: the rows know.)
+	Begun bool
+}
+
+// Writer appends to a key. It is for one goroutine. Close frees it, and keeps
+// what was saved or committed.
+type Writer interface {
+	io.Writer
+	// Expect says how many bytes are about to come: room is made for them, or the
+	// store says now that it has none.
+	Expect(n int64) error
+	// Saved is called with each state that could be resumed from, as a long
+	// Write goes on; nil when nobody wants to know. It runs on the goroutine
+	// that writes.
+	OnSaved(fn func(offset int64, state []byte) error)
+	// Save makes all that was written durable, so far as it can be gone on with,
+	// and returns the state for Resume.
+	Save(ctx context.Context) (state []byte, err error)
+	// Commit makes the key whole and durable. Only then may a row speak of it.
+	// After an error it is unknown which bytes are there.
+	Commit(ctx context.Context) error
+	// Reader reads what was written from the start; before Commit too.
+	Reader(ctx context.Context) (io.ReadCloser, error)
+	Close() error
+}
+
+// Spool is a local file that is written at any offset and read meanwhile. Of
+// one that is not kept nothing is left, whatever ends the process.
+type Spool interface {
+	File() *os.File
+	// Keep makes the file's first sizeBytes bytes the key's, durably.
+	Keep(ctx context.Context, key string, sizeBytes int64) error
+	Close() error
+}
