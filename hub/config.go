@@ -19,7 +19,9 @@ type Config struct {
 	ExternalURL string `yaml:"externalURL"`
 	// TrustedProxies are the peers whose forwarded headers count.
 	TrustedProxies []netip.Prefix `yaml:"trustedProxies"`
-	// AdvertiseURL is how other replicas reach this one. A hub on SQLite has none.
+	// AdvertiseURL is how other replicas reach this one. Default: the address of
+	// the interface that leads to the database, and the port of Listen. A hub on
+	// SQLite has no other replicas.
 	AdvertiseURL string   `yaml:"advertiseURL"`
 	TLS          TLS      `yaml:"tls"`
 	Metrics      Metrics  `yaml:"metrics"`
@@ -27,9 +29,13 @@ type Config struct {
 	Metadata     Metadata `yaml:"metadata"`
 	Storage      Storage  `yaml:"storage"`
 	Auth         Auth     `yaml:"auth"`
-	// EncryptionKeyFile holds the key that tokens are signed with. Default:
-	// made beside the database.
+	// EncryptionKeyFile holds the keys that tokens are signed with, the first
+	// signing and all verifying; it is read again on change. Default: made beside
+	// the database, with SQLite; with Postgres it must be given, the same to all
+	// replicas.
 	EncryptionKeyFile string `yaml:"encryptionKeyFile"`
+	GC                GC     `yaml:"gc"`
+	Backup            Backup `yaml:"backup"`
 	// Proxies are the upstreams whose images the hub serves. Default: docker.io,
 	// ghcr.io, quay.io, registry.k8s.io and gcr.io.
 	Proxies []Proxy `yaml:"proxies"`
@@ -58,41 +64,6 @@ type Metrics struct {
 type Log struct {
 	Format string `yaml:"format"`
 	Level  string `yaml:"level"`
-}
-
-// Metadata is the database: driver sqlite and the path of its file. Default
-// ./breakwater-data/hub.db.
-type Metadata struct {
-	Driver    string `yaml:"driver"`
-	DSN       string `yaml:"dsn"`
-	ListenDSN string `yaml:"listenDSN"` // for LISTEN behind a pooler; SQLite has none
-}
-
-// Storage is where blobs are: driver filesystem and its folder. Default
-// ./breakwater-data/blobs.
-type Storage struct {
-	Driver     string     `yaml:"driver"`
-	Filesystem Filesystem `yaml:"filesystem"`
-	// S3 is read, so that one file serves this release and the next, and used
-	// with driver s3, which this release refuses.
-	S3 S3 `yaml:"s3"`
-}
-
-// S3 is a bucket.
-type S3 struct {
-	Endpoint      string        `yaml:"endpoint"`
-	Region        string        `yaml:"region"`
-	Bucket        string        `yaml:"bucket"`
-	AccessKey     string        `yaml:"accessKey"`
-	SecretKey     config.Secret `yaml:"secretKey"`
-	SecretKeyFile string        `yaml:"secretKeyFile"`
-	PathStyle     bool          `yaml:"pathStyle"`
-	Redirect      bool          `yaml:"redirect"`
-}
-
-// Filesystem is a folder of blobs.
-type Filesystem struct {
-	Root string `yaml:"root"`
 }
 
 // Auth says who may do what.
@@ -180,8 +151,10 @@ func DefaultConfig(dataDir string) Config {
 	c := Config{
 		Listen: ":8080", Metrics: Metrics{Listen: ":9090"}, Log: Log{Format: "text", Level: "info"},
 		Metadata: Metadata{Driver: "sqlite", DSN: filepath.Join(dataDir, "hub.db")},
-		Storage:  Storage{Driver: "filesystem", Filesystem: Filesystem{Root: filepath.Join(dataDir, "blobs")}},
+		Storage:  Storage{Driver: "filesystem", Filesystem: Filesystem{Root: filepath.Join(dataDir, "blobs")}, S3: defaultS3()},
 		Auth:     Auth{AnonymousPull: true, Admin: Admin{Username: "admin"}},
+		GC:       defaultGC(),
+		Backup:   Backup{Keep: 7},
 		DrainFor: config.Duration(30 * time.Second),
 	}
 	for _, r := range PublicRegistries {
@@ -210,10 +183,7 @@ func (c *Config) Validate(p *config.Problems) {
 	}
 	p.OneOf("log.format", c.Log.Format, "text", "json")
 	p.OneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
-	p.OneOf("metadata.driver", c.Metadata.Driver, "sqlite")
-	p.Required("metadata.dsn", c.Metadata.DSN)
-	p.OneOf("storage.driver", c.Storage.Driver, "filesystem")
-	p.Required("storage.filesystem.root", c.Storage.Filesystem.Root)
+	c.validateStores(p)
 	p.Required("auth.admin.username", c.Auth.Admin.Username)
 	paths := make(map[string]int)
 	for i, x := range c.Proxies {

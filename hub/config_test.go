@@ -69,13 +69,19 @@ func TestProxyDefaults(t *testing.T) {
 }
 
 // What this release cannot do it refuses, with the place.
-func TestNotInThisRelease(t *testing.T) {
+func TestRefused(t *testing.T) {
 	for yaml, want := range map[string]string{
-		"policyFile: p.yaml\n":          "policyFile: policies are not in this release",
-		"storage: {driver: s3}\n":       "storage.driver",
-		"metadata: {driver: postgres}":  "metadata.driver",
-		"tls: {certFile: a.pem}\n":      "tls: certFile and keyFile go together",
-		"proxies: [{registry: a/../b}]": "path",
+		"policyFile: p.yaml\n":                                  "policyFile: policies are not in this release",
+		"storage: {driver: s4}\n":                               "storage.driver",
+		"storage: {driver: s3}\n":                               "storage.s3.bucket",
+		"storage: {s3: {partSize: 1MiB}, driver: s3}\n":         "storage.s3.partSize",
+		"metadata: {driver: mysql}":                             "metadata.driver",
+		"metadata: {driver: postgres}":                          "postgres://user@host/database",
+		"metadata: {driver: postgres, dsn: 'postgres://x@y/z'}": "encryptionKeyFile",
+		"gc: {every: 0s}":                                       "gc.every",
+		"backup: {keep: 0}":                                     "backup.keep",
+		"tls: {certFile: a.pem}\n":                              "tls: certFile and keyFile go together",
+		"proxies: [{registry: a/../b}]":                         "path",
 	} {
 		if _, err := load(t, yaml); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", yaml, err, want)

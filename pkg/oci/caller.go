@@ -1,6 +1,9 @@
 package oci
 
-import "context"
+import (
+	"context"
+	"net/netip"
+)
 
 // Caller is who asks, as the front door established it.
 type Caller struct {
@@ -10,6 +13,9 @@ type Caller struct {
 	Scopes []Scope
 	// Node names the node agent that asks on behalf of its node, "" for others.
 	Node string
+	// Addr is where the request came from, as far as trusted proxies say; the
+	// zero Addr when it is not known.
+	Addr netip.Addr
 }
 
 // Scope is one entry of a token's access list (Docker token authentication).
