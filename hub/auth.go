@@ -28,6 +28,7 @@ func (d *frontDoor) authenticate(r *http.Request) (context.Context, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Addr = d.forward.ClientIP(r)
 	// A token names repositories as the client does; the gate as the hub does.
 	for i, s := range c.Scopes {
 		if s.Type == "repository" {

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -31,9 +34,9 @@ func projectList() *cobra.Command {
 				return err
 			}
 			return format.print(c.OutOrStdout(), all, func(t *table) {
-				t.row("NAME", "KIND", "PUBLIC", "MADE BY", "AGE")
+				t.row("NAME", "KIND", "PUBLIC", "REDIRECT", "MADE BY", "AGE")
 				for _, p := range all {
-					t.row(p.Name, p.Kind, yesNo(p.Public), p.Source, humanize.RelTime(p.CreatedAt, time.Now(), "ago", ""))
+					t.row(p.Name, p.Kind, yesNo(p.Public), cmp.Or(p.Redirect, "default"), p.Source, humanize.RelTime(p.CreatedAt, time.Now(), "ago", ""))
 				}
 			})
 		},
@@ -46,21 +49,29 @@ func projectList() *cobra.Command {
 func projectSet() *cobra.Command {
 	var hub hubFlags
 	var public, private bool
+	var redirect string
 	var format outputFormat
 	c := &cobra.Command{
 		Use: "set NAME", Aliases: []string{"create"}, Short: "Make a project, or change it",
 		Example: `  breakwater project create team --private
-  breakwater project set team --public     anyone may pull its images`,
+  breakwater project set team --public     anyone may pull its images
+  breakwater project set team --private --redirect on     blobs come from the object storage directly`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if public == private {
 				return errors.New("say who may pull: --public for anyone, --private for users of the hub")
 			}
+			if redirect == "default" {
+				redirect = ""
+			}
+			if !slices.Contains([]string{"", "on", "off"}, redirect) {
+				return fmt.Errorf("--redirect %s: want on, off or default", redirect)
+			}
 			api, err := hub.client()
 			if err != nil {
 				return err
 			}
-			p, err := api.PutProject(c.Context(), args[0], hubapi.ProjectSpec{Public: public})
+			p, err := api.PutProject(c.Context(), args[0], hubapi.ProjectSpec{Public: public, Redirect: redirect})
 			if err != nil {
 				return err
 			}
@@ -71,6 +82,7 @@ func projectSet() *cobra.Command {
 	}
 	c.Flags().BoolVar(&public, "public", false, "anyone may pull")
 	c.Flags().BoolVar(&private, "private", false, "only users of the hub may pull")
+	c.Flags().StringVar(&redirect, "redirect", "default", "send clients to the object storage for blobs: on, off, or default (as the hub is configured)")
 	hub.flag(c)
 	format.flag(c)
 	return c

@@ -35,7 +35,7 @@ func (s *server) listProjects(ctx context.Context, in *PageInput) (*body[hubapi.
 }
 
 func project(p meta.Project) hubapi.Project {
-	return hubapi.Project{Name: p.Name, Kind: string(p.Kind), Public: p.Public, Source: string(p.Source), CreatedAt: p.CreatedAt}
+	return hubapi.Project{Name: p.Name, Kind: string(p.Kind), Public: p.Public, Redirect: string(p.Redirect), Source: string(p.Source), CreatedAt: p.CreatedAt}
 }
 
 type putProjectInput struct {
@@ -53,7 +53,7 @@ func (s *server) putProject(ctx context.Context, in *putProjectInput) (*body[hub
 	if s.Reserved(in.Name) {
 		return nil, huma.Error409Conflict(in.Name + " is a proxy of an upstream registry; choose another name")
 	}
-	p, err := s.Rows.PutProject(ctx, meta.Project{Name: in.Name, Kind: meta.Local, Public: in.Body.Public, Source: meta.FromAPI})
+	p, err := s.Rows.PutProject(ctx, meta.Project{Name: in.Name, Kind: meta.Local, Public: in.Body.Public, Redirect: meta.Redirect(in.Body.Redirect), Source: meta.FromAPI})
 	if err != nil {
 		return nil, s.fail(err)
 	}

@@ -25,12 +25,23 @@ const (
 	FromPush Source = "auto" // a push to a name that was free
 )
 
+// Redirect says whether clients fetch blobs from the storage directly.
+type Redirect string
+
+// The ways of redirecting. A proxy's project has the default.
+const (
+	RedirectDefault Redirect = "" // as the hub is configured
+	RedirectOn      Redirect = "on"
+	RedirectOff     Redirect = "off"
+)
+
 // Project is a namespace of repositories: the first segment of their names.
 type Project struct {
 	ID        int64
 	Name      string
 	Kind      Kind
 	Public    bool
+	Redirect  Redirect
 	Source    Source
 	CreatedAt time.Time
 }
@@ -42,14 +53,14 @@ func ProjectName(repo string) string {
 }
 
 func scanProject(r row, p *Project) error {
-	return r.Scan(&p.ID, &p.Name, &p.Kind, &p.Public, &p.Source, micros{&p.CreatedAt})
+	return r.Scan(&p.ID, &p.Name, &p.Kind, &p.Public, &p.Redirect, &p.Source, micros{&p.CreatedAt})
 }
 
 // Project returns a project by its name, or ErrNotFound.
 func (s *Store) Project(ctx context.Context, name string) (p Project, err error) {
 	defer wrap(&err, "meta.Project(%q)", name)
 	err = scanProject(s.db.QueryRow(ctx, `
-		SELECT id, name, kind, public, source, created_at FROM projects WHERE name = $1`, name), &p)
+		SELECT id, name, kind, public, redirect, source, created_at FROM projects WHERE name = $1`, name), &p)
 	return p, err
 }
 
@@ -57,23 +68,23 @@ func (s *Store) Project(ctx context.Context, name string) (p Project, err error)
 func (s *Store) Projects(ctx context.Context, n int, last string) (all []Project, more bool, err error) {
 	defer wrap(&err, "meta.Projects(%d, %q)", n, last)
 	rs, err := s.db.Query(ctx, `
-		SELECT id, name, kind, public, source, created_at
+		SELECT id, name, kind, public, redirect, source, created_at
 		  FROM projects WHERE name > $1 ORDER BY name LIMIT $2`, last, n+1)
 	all, err = collect(rs, err, scanProject)
 	all, more = page(all, n)
 	return all, more, err
 }
 
-// PutProject makes the project called p.Name, or sets its Public and Source.
+// PutProject makes the project called p.Name, or sets its Public, Redirect and Source.
 // It returns the row, or ErrConflict when the name is one of the other kind.
 func (s *Store) PutProject(ctx context.Context, p Project) (out Project, err error) {
 	defer wrap(&err, "meta.PutProject(%q)", p.Name)
 	err = s.write(ctx, func(q querier) error {
 		n, err := q.Exec(ctx, `
-			INSERT INTO projects (name, kind, public, source, created_at) VALUES ($1, $2, $3, $4, $5)
-			ON CONFLICT (name) DO UPDATE SET public = excluded.public, source = excluded.source
+			INSERT INTO projects (name, kind, public, redirect, source, created_at) VALUES ($1, $2, $3, $4, $5, $6)
+			ON CONFLICT (name) DO UPDATE SET public = excluded.public, redirect = excluded.redirect, source = excluded.source
 			 WHERE projects.kind = excluded.kind`,
-			p.Name, p.Kind, p.Public, p.Source, s.nowMicros())
+			p.Name, p.Kind, p.Public, p.Redirect, p.Source, s.nowMicros())
 		if err != nil {
 			return err
 		}
@@ -81,7 +92,7 @@ func (s *Store) PutProject(ctx context.Context, p Project) (out Project, err err
 			return ErrConflict
 		}
 		return scanProject(q.QueryRow(ctx, `
-			SELECT id, name, kind, public, source, created_at FROM projects WHERE name = $1`, p.Name), &out)
+			SELECT id, name, kind, public, redirect, source, created_at FROM projects WHERE name = $1`, p.Name), &out)
 	})
 	return out, err
 }

@@ -65,13 +65,15 @@ type Project struct {
 	Name      string    `json:"name"`
 	Kind      string    `json:"kind" enum:"local,proxy"`
 	Public    bool      `json:"public" doc:"anyone may pull"`
+	Redirect  string    `json:"redirect,omitempty" enum:"on,off" doc:"whether clients are sent to the object storage for blobs; absent: as the hub is configured"`
 	Source    string    `json:"source" enum:"file,api,auto" doc:"who made it: the configuration, a person, or a first push"`
 	CreatedAt time.Time `json:"createdAt"`
 }
 
 // ProjectSpec makes or changes a local project.
 type ProjectSpec struct {
-	Public bool `json:"public" doc:"anyone may pull"`
+	Public   bool   `json:"public" doc:"anyone may pull"`
+	Redirect string `json:"redirect,omitempty" enum:",on,off" doc:"send clients to the object storage for blobs; absent: as the hub is configured"`
 }
 
 // Page is a part of a list: what comes after the last one in it is asked for
