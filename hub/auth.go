@@ -29,14 +29,6 @@ func (d *frontDoor) authenticate(r *http.Request) (context.Context, error) {
 		return nil, err
 	}
 	c.Addr = d.forward.ClientIP(r)
-	// A token names repositories as the client does; the gate as the hub does.
-	for i, s := range c.Scopes {
-		if s.Type == "repository" {
-			if name, err := d.name("", s.Name); err == nil {
-				c.Scopes[i].Name = name
-			}
-		}
-	}
 	return oci.WithCaller(r.Context(), c), nil
 }
 
@@ -81,12 +73,15 @@ func (d *frontDoor) challenge(r *http.Request, q ociserver.Request) string {
 	return identity.Challenge(d.base(r), scopes...)
 }
 
-// grant is what of a scope a caller is given a token for.
-func (d *frontDoor) grant(ctx context.Context, c oci.Caller, s oci.Scope) ([]string, error) {
+// grant is what of a scope a caller is given a token for. A client names
+// repositories as it does, a token as the hub does.
+func (d *frontDoor) grant(ctx context.Context, c oci.Caller, s oci.Scope) (oci.Scope, error) {
 	if s.Type == "repository" {
 		if name, err := d.name("", s.Name); err == nil { // else the gate finds no repository of that name
 			s.Name = name
 		}
 	}
-	return d.gate.Grant(ctx, c, s)
+	actions, err := d.gate.Grant(ctx, c, s)
+	s.Actions = actions
+	return s, err
 }

@@ -11,15 +11,16 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/breakwater-oci/breakwater/hub/api"
+	"github.com/breakwater-oci/breakwater/hub/backup"
 	"github.com/breakwater-oci/breakwater/hub/blob"
 	"github.com/breakwater-oci/breakwater/hub/gate"
+	"github.com/breakwater-oci/breakwater/hub/gc"
 	"github.com/breakwater-oci/breakwater/hub/identity"
 	"github.com/breakwater-oci/breakwater/hub/meta"
 	"github.com/breakwater-oci/breakwater/hub/proxy"
@@ -53,12 +54,14 @@ type Hub struct {
 	log       *slog.Logger
 	metrics   *prometheus.Registry
 	rows      *meta.Store
-	fs        *blob.FS
+	storage   blob.Store
 	fills     *proxy.Blobs
 	local     *registry.Registry
 	identity  *identity.Identity
 	upstreams []upstream
 	names     map[string]string // registry → path
+	garbage   *gc.GC
+	backups   *backup.Schedule // nil when none is asked for
 	limits    *limits
 	recent    *pulls.Log
 	health    *telemetry.Health
@@ -99,41 +102,73 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Hub, err error) 
 		return nil, err
 	}
 	h.limits = newLimits(h.metrics)
-	if err := h.openProxies(ctx); err != nil {
-		return nil, err
-	}
 	if err := h.openIdentity(ctx); err != nil {
 		return nil, err
 	}
-	h.local = registry.New(h.fs, h.rows, registry.Options{Proxies: h.paths(), Log: log})
+	if err := h.openFills(ctx); err != nil {
+		return nil, err
+	}
+	if err := h.openProxies(ctx); err != nil {
+		return nil, err
+	}
+	h.local = registry.New(h.storage, h.rows, registry.Options{Proxies: h.paths(), Redirect: h.cfg.Storage.S3.redirects, Log: log})
+	h.garbage = newGC(cfg, h.rows, h.storage, h.metrics, log)
+	if err := h.openBackups(); err != nil {
+		return nil, err
+	}
 	h.handler = h.routes()
 	return h, nil
 }
 
 func (h *Hub) openStores(ctx context.Context) (err error) {
-	if h.fs, err = blob.OpenFS(h.cfg.Storage.Filesystem.Root); err != nil {
+	warn := func(s string) { h.log.Warn("secret is not kept well", "why", s) }
+	if h.storage, err = openStorage(ctx, h.cfg.Storage, warn); err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}
-	if h.rows, err = meta.Open(ctx, metaConfig(h.cfg, h.log)); err != nil {
+	if h.rows, err = openRows(ctx, h.cfg, h.log); err != nil {
 		return fmt.Errorf("metadata: %w", err)
 	}
 	if err := h.rows.Migrate(ctx); err != nil {
 		return fmt.Errorf("metadata: %w", err)
 	}
-	h.fills = proxy.NewBlobs(h.rows, h.fs, pullthrough.Options{Log: h.log})
+	url, err := advertise(ctx, h.cfg, h.listen.Addr())
+	if err != nil {
+		return err
+	}
+	return h.rows.StartReplica(ctx, url, version.String())
+}
+
+// openFills takes up what fetches were doing when the process ended.
+func (h *Hub) openFills(ctx context.Context) error {
+	o := proxy.BlobOptions{Options: pullthrough.Options{Log: h.log}, Metrics: h.metrics}
+	if h.cfg.Metadata.Driver == "postgres" {
+		o.Peers = &proxy.Peers{Token: h.identity.ReplicaToken}
+	}
+	h.fills = proxy.NewBlobs(h.rows, h.storage, o)
 	if err := h.fills.Reclaim(ctx); err != nil {
 		return fmt.Errorf("reclaim the space of interrupted fetches: %w", err)
 	}
-	return proxy.Sweep(ctx, h.rows, h.fs)
+	return proxy.Sweep(ctx, h.rows, h.storage)
 }
 
-func metaConfig(cfg Config, log *slog.Logger) meta.Config {
-	return meta.Config{Driver: cfg.Metadata.Driver, DSN: cfg.Metadata.DSN, Log: log}
+func (h *Hub) openBackups() error {
+	if h.cfg.Backup.Every == 0 {
+		return nil
+	}
+	rows, err := metaConfig(h.cfg, h.log)
+	if err != nil {
+		return fmt.Errorf("metadata: %w", err)
+	}
+	h.backups = backup.New(
+		backup.Config{Every: time.Duration(h.cfg.Backup.Every), Keep: h.cfg.Backup.Keep, Dir: h.cfg.Backup.Dir},
+		backup.Parts{Rows: rows, Store: h.storage, Leases: h.rows, Version: version.String(), Log: h.log, Metrics: h.metrics},
+	)
+	return nil
 }
 
 // Migrate brings the database up to date, or with dryRun says what it would do.
 func Migrate(ctx context.Context, cfg Config, dryRun bool) (pending []string, err error) {
-	rows, err := meta.Open(ctx, metaConfig(cfg, nil))
+	rows, err := openRows(ctx, cfg, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -193,10 +228,10 @@ func (h *Hub) openProxy(ctx context.Context, c Proxy) (u upstream, err error) {
 		proxy: proxy.New(h.rows, h.fills, proxy.Options{
 			Registry: c.Registry, Path: c.Path, Allow: c.Allow, FreshFor: time.Duration(c.FreshFor), ServeStale: time.Duration(c.ServeStale),
 			KeepRemoved: c.OnRemoved == "serve", Public: c.Public, Credentials: c.Username != "",
-			Upstream: client, Anonymous: anonymous, Log: h.log,
+			Upstream: client, Anonymous: anonymous, Redirect: h.cfg.Storage.S3.redirects, Log: h.log,
 		}),
 		evictor: &proxy.Evictor{
-			Rows: h.rows, FS: h.fs, Project: project.ID, Log: h.log,
+			Rows: h.rows, Keys: h.storage, Project: project.ID, Log: h.log,
 			Limits: proxy.Limits{MaxBytes: int64(c.Cache.MaxBytes), KeepFor: time.Duration(c.Cache.KeepFor)},
 		},
 	}, nil
@@ -212,11 +247,12 @@ func (h *Hub) paths() []string {
 }
 
 func (h *Hub) openIdentity(ctx context.Context) (err error) {
-	key := h.cfg.EncryptionKeyFile
-	if key == "" {
-		key = filepath.Join(filepath.Dir(h.cfg.Metadata.DSN), "token.key")
+	changed := func(ctx context.Context) {
+		if err := h.rows.Notify(ctx, topicIdentity); err != nil { // they find out by themselves, a little later
+			h.log.Warn("other replicas are not told of changed users", "err", err)
+		}
 	}
-	if h.identity, err = identity.New(h.rows, identity.Options{KeyFile: key, Log: h.log}); err != nil {
+	if h.identity, err = identity.New(h.rows, identity.Options{KeyFile: keyFile(h.cfg), Changed: changed, Log: h.log}); err != nil {
 		return fmt.Errorf("identity: %w", err)
 	}
 	password, err := config.ReadSecret("", h.cfg.Auth.Admin.PasswordFile, func(s string) { h.log.Warn("secret is not kept well", "why", s) })
@@ -250,9 +286,10 @@ func (h *Hub) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(identity.TokenPath, h.identity.TokenHandler(front.grant))
 	mux.Handle("/api/v1/", api.New(api.Options{
-		Version: version.String(), StartedAt: h.started, Rows: h.rows, Pulls: h.recent, Authenticate: h.identity.Authenticate,
+		Version: version.String(), StartedAt: h.started, Rows: h.rows, GC: h.garbage, Identity: h.identity, Pulls: h.recent, Authenticate: h.identity.Authenticate,
 		Filling: h.fills.Filling, Upstreams: h.upstreamStatus, Reserved: func(name string) bool { return proxies[name] != nil }, Log: h.log,
 	}))
+	mux.Handle(proxy.PeerPath, proxy.PeerHandler(h.fills, h.fromReplica))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		fmt.Fprintf(w, "This is a Breakwater hub %s. Images are under /v2, its API under /api/v1 (openapi.json).\n", version.String())
@@ -300,10 +337,41 @@ func (h *Hub) Run(ctx context.Context) error {
 	g.Go(func() error {
 		<-gctx.Done()
 		h.health.Drain()
+		h.fills.Drain()
 		return nil
 	})
 	g.Go(func() error { h.tidyForever(gctx); return nil })
+	g.Go(func() error { return ended(gctx, h.garbage.Run(gctx)) })
+	if h.backups != nil {
+		g.Go(func() error { h.backups.Run(gctx); return nil })
+	}
+	g.Go(func() error { return ended(gctx, h.rows.Listen(gctx, h.told)) })
 	return g.Wait()
+}
+
+// ended is what ended a task, unless it was the end of all.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// topicIdentity is what replicas tell each other when users or robots change.
+const topicIdentity = "identity"
+
+// told hears of changes made by other replicas; "" is that some may have been
+// missed. What is remembered here may be of before.
+func (h *Hub) told(topic string) {
+	if topic == "" || topic == topicIdentity {
+		h.identity.Forget()
+	}
+}
+
+// fromReplica refuses a request that is not another replica's.
+func (h *Hub) fromReplica(r *http.Request) error {
+	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return h.identity.VerifyReplica(token)
 }
 
 // Close frees what New opened. Run does so itself.
@@ -323,6 +391,10 @@ func (h *Hub) Close() error {
 	if h.rows != nil {
 		errs = append(errs, h.rows.Close())
 		h.rows = nil
+	}
+	if h.storage != nil {
+		errs = append(errs, h.storage.Close())
+		h.storage = nil
 	}
 	return errors.Join(errs...)
 }
@@ -348,6 +420,9 @@ func (h *Hub) Tidy(ctx context.Context) {
 		if _, err := u.evictor.Run(ctx); err != nil && ctx.Err() == nil {
 			h.log.Error("proxy cache not held to its limits", "upstream", u.cfg.Registry, "err", err)
 		}
+	}
+	if err := h.fills.Reclaim(ctx); err != nil && ctx.Err() == nil {
+		h.log.Error("space of interrupted fetches not reclaimed", "err", err)
 	}
 	if err := h.local.Reap(ctx); err != nil && ctx.Err() == nil {
 		h.log.Error("dead uploads not removed", "err", err)

@@ -48,6 +48,11 @@ func (s sight) Visibility(ctx context.Context, repo string) (oci.Visibility, err
 	return local(project.Public), err
 }
 
+// Holders implements [gate.Holders].
+func (s sight) Holders(ctx context.Context, repo string, d oci.Digest, n int) ([]string, error) {
+	return s.rows.ReposWithBlob(ctx, d, meta.ProjectName(repo), n)
+}
+
 func local(public bool) oci.Visibility {
 	if public {
 		return oci.Public

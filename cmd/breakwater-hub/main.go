@@ -59,6 +59,8 @@ is BREAKWATER_STORAGE_FILESYSTEM_ROOT. BREAKWATER_ADMIN_PASSWORD sets the admin'
 			},
 		},
 		migrateCommand(&file),
+		gcCommand(&file),
+		keysCommand(),
 		&cobra.Command{
 			Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 			Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), "breakwater-hub "+version.String()) },

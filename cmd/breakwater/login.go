@@ -44,19 +44,27 @@ func (f *hubFlags) flag(c *cobra.Command) {
 }
 
 func (f *hubFlags) client() (*hubapi.Client, error) {
-	var l login
-	path, err := loginPath()
+	l, err := f.login()
 	if err != nil {
 		return nil, err
+	}
+	return hubapi.NewClient(l.Hub, l.Username, l.Password, nil), nil
+}
+
+// login is the hub, and who the person is to it.
+func (f *hubFlags) login() (l login, err error) {
+	path, err := loginPath()
+	if err != nil {
+		return l, err
 	}
 	b, err := os.ReadFile(path)
 	switch {
 	case err == nil:
 		if err := json.Unmarshal(b, &l); err != nil {
-			return nil, fmt.Errorf("%s is damaged, log in again: %w", path, err)
+			return l, fmt.Errorf("%s is damaged, log in again: %w", path, err)
 		}
 	case !errors.Is(err, fs.ErrNotExist):
-		return nil, err
+		return l, err
 	}
 	for _, hub := range []string{f.hub, os.Getenv("BREAKWATER_HUB")} {
 		if hub == "" {
@@ -68,9 +76,9 @@ func (f *hubFlags) client() (*hubapi.Client, error) {
 		break
 	}
 	if l.Hub == "" {
-		return nil, errors.New("no hub is known: give --hub, or log in with breakwater login HUB")
+		return l, errors.New("no hub is known: give --hub, or log in with breakwater login HUB")
 	}
-	return hubapi.NewClient(l.Hub, l.Username, l.Password, nil), nil
+	return l, nil
 }
 
 // hubURL makes a URL of what people type.
@@ -108,7 +116,7 @@ func loginCommand() *cobra.Command {
 }
 
 func readPassword(c *cobra.Command, stdin bool) (string, error) {
-	if !stdin && term.IsTerminal(int(os.Stdin.Fd())) {
+	if !stdin && onTerminal() {
 		fmt.Fprint(c.ErrOrStderr(), "Password: ")
 		b, err := term.ReadPassword(int(os.Stdin.Fd()))
 		fmt.Fprintln(c.ErrOrStderr())
@@ -123,6 +131,8 @@ func readPassword(c *cobra.Command, stdin bool) (string, error) {
 	}
 	return line, nil
 }
+
+func onTerminal() bool { return term.IsTerminal(int(os.Stdin.Fd())) }
 
 // logIn tries the credentials before it keeps them.
 func logIn(ctx context.Context, w io.Writer, l login) error {
@@ -169,6 +179,7 @@ func whoamiCommand() *cobra.Command {
 				}
 				t.row("user:", name)
 				t.row("admin:", who.Admin)
+				t.row("rights:", showRights(who.Rights))
 				t.row("hub:", who.Hub)
 			})
 		},

@@ -49,7 +49,7 @@ Start with:
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return errors.Join(err, fmt.Errorf("see %s --help", c.CommandPath()))
 	})
-	c.AddCommand(upCommand(), loginCommand(), whoamiCommand(), projectCommand(), imageCommand(), statusCommand(), versionCommand())
+	c.AddCommand(upCommand(), loginCommand(), whoamiCommand(), projectCommand(), imageCommand(), importCommand(), trashCommand(), gcCommand(), userCommand(), robotCommand(), statusCommand(), versionCommand())
 	return c
 }
 

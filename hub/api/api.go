@@ -5,14 +5,17 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"github.com/breakwater-oci/breakwater/hub/identity"
 	"github.com/breakwater-oci/breakwater/hub/meta"
 	"github.com/breakwater-oci/breakwater/pkg/hubapi"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
@@ -24,7 +27,9 @@ type Options struct {
 	Version   string
 	StartedAt time.Time
 	Rows      *meta.Store
+	Identity  *identity.Identity
 	Pulls     *pulls.Log
+	GC        Collector
 	// Authenticate says who asks; an error refuses.
 	Authenticate func(*http.Request) (oci.Caller, error)
 	Filling      func() int
@@ -43,9 +48,9 @@ func New(o Options) http.Handler {
 	cfg.OpenAPIPath, cfg.DocsPath, cfg.SchemasPath = "/api/v1/openapi", "", "/api/v1/schemas"
 	cfg.Info.Description = "Management of a Breakwater hub. Images themselves are pushed and pulled by the OCI distribution API under /v2."
 	cfg.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		"basic": {Type: "http", Scheme: "basic"}, "bearer": {Type: "http", Scheme: "bearer"},
+		"basic": {Type: "http", Scheme: "basic"},
 	}
-	cfg.Security = []map[string][]string{{"basic": {}}, {"bearer": {}}}
+	cfg.Security = []map[string][]string{{"basic": {}}}
 	api := humago.New(mux, cfg)
 	s := &server{o}
 	s.routes(api)
@@ -61,6 +66,10 @@ func (s *server) routes(api huma.API) {
 	huma.Register(api, huma.Operation{OperationID: "put-project", Method: http.MethodPut, Path: hubapi.PathProject, Summary: "Make a local project, or change it"}, s.putProject)
 	get(api, hubapi.PathRepositories, "list-repositories", "Repositories by name", s.listRepositories)
 	get(api, hubapi.PathTags, "list-tags", "Tags of a repository", s.listTags)
+	s.userRoutes(api)
+	s.robotRoutes(api)
+	s.trashRoutes(api)
+	s.gcRoutes(api)
 }
 
 func get[I, O any](api huma.API, path, id, summary string, h func(context.Context, *I) (*O, error)) {
@@ -68,21 +77,41 @@ func get[I, O any](api huma.API, path, id, summary string, h func(context.Contex
 }
 
 // authenticate puts the caller into the context of each request. Wrong
-// credentials are refused even where none are needed.
+// credentials are refused even where none are needed, and so is a token made
+// for images: a job that got one to pull with is not to manage the hub.
 func (s *server) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		caller, err := s.Authenticate(r)
+		if err == nil && caller.Scopes != nil {
+			err = oci.Errorf(oci.Unauthorized, "a token is for images; the API takes a user name and password")
+		}
 		if err != nil {
-			w.Header().Set("Content-Type", "application/problem+json")
-			w.Header().Set("WWW-Authenticate", `Basic realm="breakwater"`)
-			w.WriteHeader(http.StatusUnauthorized)
-			if _, err := w.Write([]byte(`{"title":"Unauthorized","status":401,"detail":"user name or password is wrong"}`)); err != nil {
-				s.Log.Debug("answer not sent", "err", err)
-			}
+			s.refuse(w, err)
 			return
 		}
 		next.ServeHTTP(w, r.WithContext(oci.WithCaller(r.Context(), caller)))
 	})
+}
+
+// refuse answers who could not be told.
+func (s *server) refuse(w http.ResponseWriter, err error) {
+	e := &oci.Error{Code: oci.Unknown}
+	if !errors.As(err, &e) && !errors.Is(err, context.Canceled) {
+		s.Log.Error("caller not told", "err", err)
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if e.Code == oci.Unauthorized {
+		w.Header().Set("WWW-Authenticate", `Basic realm="breakwater"`)
+	}
+	if e.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(e.RetryAfter.Seconds())))
+	}
+	status := e.Code.Status()
+	w.WriteHeader(status)
+	p := huma.ErrorModel{Title: http.StatusText(status), Status: status, Detail: e.Text()}
+	if err := json.NewEncoder(w).Encode(p); err != nil {
+		s.Log.Debug("answer not sent", "err", err)
+	}
 }
 
 // admin refuses callers who may not see or change the whole hub.

@@ -13,7 +13,7 @@ type body[T any] struct{ Body T }
 
 func (s *server) whoami(ctx context.Context, _ *empty) (*body[hubapi.Whoami], error) {
 	c := oci.CallerFrom(ctx)
-	return &body[hubapi.Whoami]{hubapi.Whoami{Name: c.Name, Admin: c.Admin, Hub: s.Version}}, nil
+	return &body[hubapi.Whoami]{hubapi.Whoami{Name: c.Name, Admin: c.Admin, Rights: c.Rights, Hub: s.Version}}, nil
 }
 
 func (s *server) status(ctx context.Context, _ *empty) (*body[hubapi.Status], error) {

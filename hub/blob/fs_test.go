@@ -1,15 +1,17 @@
 package blob
 
 import (
+	"bytes"
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
@@ -17,43 +19,42 @@ import (
 
 func newFS(t *testing.T) *FS {
 	t.Helper()
-	s, err := OpenFS(filepath.Join(t.TempDir(), "data", "blobs"))
+	s, err := NewFS(filepath.Join(t.TempDir(), "data", "blobs"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return s
 }
 
-// put stores text under a new key.
-func put(t *testing.T, s *FS, text string) string {
+func must(t *testing.T, err error) {
 	t.Helper()
-	key := NewKey()
-	f, err := s.Create(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	if _, err := io.WriteString(f, text); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Commit(f, key); err != nil {
-		t.Fatal(err)
-	}
-	return key
 }
 
-func read(t *testing.T, s *FS, key string) string {
+// begin begins a key with text.
+func begin(t *testing.T, s *FS, text string) (string, Writer) {
 	t.Helper()
-	f, err := s.Open(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
+	key := NewKey()
+	w, err := s.Create(t.Context(), key)
+	must(t, err)
+	t.Cleanup(func() { w.Close() })
+	_, err = w.Write([]byte(text))
+	must(t, err)
+	return key, w
+}
+
+// keys are those in the store.
+func keys(t *testing.T, s *FS) (all []string) {
+	t.Helper()
+	must(t, s.Walk(t.Context(), "", func(o Object) error { all = append(all, o.Key); return nil }))
+	return all
 }
 
 func TestNewKey(t *testing.T) {
@@ -71,194 +72,208 @@ func TestNewKey(t *testing.T) {
 	}
 }
 
-func TestFS(t *testing.T) {
+func TestFSFiles(t *testing.T) {
 	s := newFS(t)
-	key := put(t, s, "hello")
-	if got := read(t, s, key); got != "hello" {
-		t.Errorf("read %q, want hello", got)
-	}
+	key, w := begin(t, s, "hello")
+	must(t, w.Commit(t.Context()))
 	fi, err := os.Stat(filepath.Join(s.root, key))
 	if err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("the file is %v, %v; want mode 0600", fi, err)
 	}
-	if _, err := s.Create(key); !errors.Is(err, fs.ErrExist) {
+	if _, err := s.Create(t.Context(), key); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("Create of a key in use: %v, want ErrExist", err)
 	}
-
-	f, err := s.Reopen(key)
-	if err != nil {
-		t.Fatal(err)
+	if err := s.PutFile(t.Context(), key, s.lock, 0); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("PutFile of a key in use: %v, want ErrExist", err)
 	}
-	defer f.Close()
-	if _, err := f.WriteAt([]byte(" world"), 5); err != nil {
-		t.Error(err)
+	p, err := s.NewSpool(t.Context(), -1)
+	must(t, err)
+	defer p.Close()
+	if err := p.Keep(t.Context(), key, 0); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Keep by a key in use: %v, want ErrExist", err)
 	}
-	if got := read(t, s, key); got != "hello world" {
-		t.Errorf("read %q, want hello world", got)
+	if b, err := os.ReadFile(filepath.Join(s.root, key)); string(b) != "hello" || err != nil {
+		t.Errorf("the file holds %q, %v", b, err)
+	}
+	for _, taken := range []string{"lock", "tmp", "tmp/x"} {
+		if _, err := s.Create(t.Context(), taken); err == nil {
+			t.Errorf("Create(%q) succeeded", taken)
+		}
 	}
 
 	// Deleted while it is read.
-	if err := s.Delete(key, NewKey()); err != nil {
-		t.Errorf("Delete of one that is there and one that is not: %v", err)
-	}
-	if b, err := io.ReadAll(io.NewSectionReader(f, 0, 100)); string(b) != "hello world" || err != nil {
-		t.Errorf("an open file after Delete gives %q, %v", b, err)
-	}
-	if _, err := s.Open(key); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Open after Delete: %v, want ErrNotExist", err)
-	}
-	if _, err := s.Reopen(key); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Reopen after Delete: %v, want ErrNotExist", err)
-	}
-	if err := s.Delete(key); err != nil {
-		t.Errorf("Delete again: %v", err)
+	c, err := s.Open(t.Context(), key, 5)
+	must(t, err)
+	defer c.Close()
+	must(t, s.Delete(t.Context(), key))
+	r, err := c.Section(t.Context(), 0, 5)
+	must(t, err)
+	var got bytes.Buffer
+	if _, err := got.ReadFrom(r); err != nil || got.String() != "hello" {
+		t.Errorf("an open file after Delete gives %q, %v", got.String(), err)
 	}
 }
 
-func TestDeleteGoesOnAfterAnError(t *testing.T) {
+func TestFSResumeOfLess(t *testing.T) {
 	s := newFS(t)
-	stuck, key := NewKey(), put(t, s, "x")
-	if err := os.MkdirAll(filepath.Join(s.root, stuck, "in the way"), 0o700); err != nil {
-		t.Fatal(err)
+	key, w := begin(t, s, "hello")
+	must(t, w.Close())
+	if _, err := s.Resume(t.Context(), key, 6, nil); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Resume past the end of the file: %v", err)
 	}
-	if err := s.Delete(stuck, key); err == nil {
+}
+
+func TestFSDeleteGoesOnAfterAnError(t *testing.T) {
+	s := newFS(t)
+	stuck := NewKey()
+	key, _ := begin(t, s, "x")
+	must(t, os.MkdirAll(filepath.Join(s.root, stuck, "in the way"), 0o700))
+	if err := s.Delete(t.Context(), stuck, key); err == nil {
 		t.Error("Delete of what cannot be removed succeeded")
 	}
-	if _, err := s.Open(key); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the other key: %v, want ErrNotExist", err)
+	if left := keys(t, s); len(left) > 0 {
+		t.Errorf("%v are left", left)
 	}
 }
 
-func TestWalk(t *testing.T) {
-	s := newFS(t)
-	var want []string
-	for range 20 {
-		want = append(want, put(t, s, "four"))
-	}
-	slices.Sort(want)
-	var got []string
-	err := s.Walk(t.Context(), func(key string, info fs.FileInfo) error {
-		got = append(got, key)
-		if info.Size() != 4 {
-			t.Errorf("%s has %d bytes, want 4", key, info.Size())
-		}
-		return nil
-	})
-	if err != nil || !slices.Equal(got, want) {
-		t.Errorf("Walk found %v, %v; want %v", got, err, want)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	err = s.Walk(ctx, func(string, fs.FileInfo) error { cancel(); return nil })
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("Walk after its context ended: %v", err)
-	}
-}
-
-func TestKeysStayInTheFolder(t *testing.T) {
-	s := newFS(t)
-	for _, key := range []string{"", "../x", "/etc/passwd", "b/../../x", "b//x"} {
-		if f, err := s.Create(key); err == nil {
-			t.Errorf("Create(%q) made %s", key, f.Name())
-		}
-		if _, err := s.Open(key); err == nil || errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("Open(%q): %v, want a refusal", key, err)
-		}
-		if err := s.Delete(key); err == nil {
-			t.Errorf("Delete(%q) succeeded", key)
-		}
-	}
-}
-
-func TestCreateConcurrently(t *testing.T) {
+func TestFSConcurrentFolders(t *testing.T) {
 	s := newFS(t)
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			f, err := s.Create(NewKey()) // many race to make the same folders
+			w, err := s.Create(context.Background(), NewKey()) // many race to make the same folders
+			if err == nil {
+				err = w.Close()
+			}
 			if err != nil {
 				t.Error(err)
-				return
 			}
-			f.Close()
 		})
 	}
 	wg.Wait()
+	key, _ := begin(t, s, "x")
+	must(t, os.RemoveAll(filepath.Join(s.root, key[:4])))
+	w, err := s.Create(t.Context(), key) // in a folder that someone has taken away
+	must(t, err)
+	must(t, w.Close())
 }
 
-// A file without a name is nobody's until it is given one.
-func TestCreateUnnamed(t *testing.T) {
+// A second hub in the same folder would take this one's files for nobody's.
+func TestFSLock(t *testing.T) {
 	s := newFS(t)
-	f, err := s.CreateUnnamed()
-	if err != nil {
-		t.Fatal(err) // the file systems that tests run on have it
+	_, err := NewFS(s.root)
+	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), s.root) {
+		t.Errorf("NewFS of a folder in use: %v", err)
 	}
-	defer f.Close()
-	if _, err := io.WriteString(f, "text"); err != nil {
-		t.Fatal(err)
+	must(t, s.Close())
+	s, err = NewFS(s.root)
+	must(t, err)
+	must(t, s.Close())
+}
+
+// What a file system without unnamed files makes of a crash is gone at the
+// next start, and the rest is as it was.
+func TestFSWithoutUnnamed(t *testing.T) {
+	s := newFS(t)
+	s.unnamed = false
+	temp := filepath.Join(s.root, tempName)
+	must(t, os.Mkdir(temp, 0o700))
+	_, err := s.NewSpool(t.Context(), 10) // and never closed
+	must(t, err)
+	p, err := s.NewSpool(t.Context(), 10)
+	must(t, err)
+	_, err = p.File().WriteString("text")
+	must(t, err)
+	key := NewKey()
+	must(t, p.Keep(t.Context(), key, 4))
+	must(t, p.Close())
+	if left, err := os.ReadDir(temp); err != nil || len(left) != 1 {
+		t.Errorf("%v are in tmp, %v; want the one that is open", left, err)
 	}
-	files := func() (n int) {
-		if err := s.Walk(t.Context(), func(string, fs.FileInfo) error { n++; return nil }); err != nil {
-			t.Error(err)
-		}
-		return n
+	if got := keys(t, s); !slices.Equal(got, []string{key}) {
+		t.Errorf("Walk found %v, want %s", got, key)
 	}
-	if n := files(); n != 0 {
-		t.Errorf("%d files have a name", n)
+	must(t, s.Close())
+	s, err = NewFS(s.root)
+	must(t, err)
+	defer s.Close()
+	if _, err := os.Stat(temp); s.unnamed && !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("tmp after a start: %v", err)
 	}
-	taken, key := put(t, s, "other"), NewKey()
-	if err := s.Name(f, taken); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("Name by a key that is used: %v, want ErrExist", err)
-	}
-	if err := s.Name(f, "../"+key); err == nil {
-		t.Error("Name leads out of the folder")
-	}
-	if err := errors.Join(s.Name(f, key), s.Commit(f, key)); err != nil {
-		t.Fatal(err)
-	}
-	if got, n := read(t, s, key), files(); got != "text" || n != 2 {
-		t.Errorf("the named file holds %q, and there are %d", got, n)
-	}
-	if got := read(t, s, taken); got != "other" {
-		t.Errorf("the other file holds %q", got)
+	if b, err := os.ReadFile(filepath.Join(s.root, key)); string(b) != "text" || err != nil {
+		t.Errorf("the key holds %q, %v", b, err)
 	}
 }
 
-func TestOpenFSErrors(t *testing.T) {
+func TestNewFSErrors(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(file, nil, 0o600))
 	for _, root := range []string{file, filepath.Join(file, "blobs"), "/proc/blobs"} {
-		if _, err := OpenFS(root); err == nil {
-			t.Errorf("OpenFS(%s) succeeded", root)
+		if _, err := NewFS(root); err == nil || !strings.Contains(err.Error(), root) {
+			t.Errorf("NewFS(%s): %v", root, err)
 		}
 	}
 	if os.Geteuid() != 0 { // whom no mode stops
-		if err := os.MkdirAll(filepath.Join(dir, "ro", "b"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chmod(filepath.Join(dir, "ro"), 0o500); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := OpenFS(filepath.Join(dir, "ro")); !errors.Is(err, fs.ErrPermission) {
-			t.Errorf("OpenFS of a folder that cannot be written: %v, want ErrPermission", err)
+		ro := filepath.Join(dir, "ro")
+		must(t, os.Mkdir(ro, 0o500))
+		if _, err := NewFS(ro); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("NewFS of a folder that cannot be written: %v, want ErrPermission", err)
 		}
 	}
-	if entries, err := os.ReadDir(newFS(t).root); err != nil || len(entries) != 1 {
-		t.Errorf("OpenFS leaves %v, %v; want only the folder b", entries, err)
+	if entries, err := os.ReadDir(newFS(t).root); err != nil || len(entries) != 1 || entries[0].Name() != lockName {
+		t.Errorf("NewFS leaves %v, %v; want only the lock", entries, err)
 	}
 }
 
-func TestFaultOfAFullDisk(t *testing.T) {
+// room is what a file takes on disk.
+func room(t *testing.T, path string) int64 {
+	t.Helper()
+	fi, err := os.Stat(path)
+	must(t, err)
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		t.Skip("no blocks")
+	}
+	return st.Blocks * 512
+}
+
+// What was expected and does not come takes no room once the writer is closed.
+func TestFSGivesBackRoom(t *testing.T) {
+	s := newFS(t)
+	for name, end := range map[string]func(Writer) error{
+		"Close":  Writer.Close,
+		"Commit": func(w Writer) error { return w.Commit(t.Context()) },
+	} {
+		key, w := begin(t, s, "little")
+		path := filepath.Join(s.root, key)
+		must(t, w.Expect(8<<20))
+		if room(t, path) < 8<<20 {
+			t.Skip("the file system reserves nothing")
+		}
+		must(t, end(w))
+		if n := room(t, path); n > 1<<20 {
+			t.Errorf("%s: 6 bytes take %d", name, n)
+		}
+	}
+}
+
+func TestFSFull(t *testing.T) {
+	s := newFS(t)
+	_, w := begin(t, s, "")
+	if err := w.Expect(1 << 60); oci.CodeOf(err) != oci.NoSpace {
+		t.Errorf("Expect of more than there is: %v, want %s", err, oci.NoSpace)
+	}
+	if _, err := s.NewSpool(t.Context(), 1<<60); oci.CodeOf(err) != oci.NoSpace {
+		t.Errorf("NewSpool of more than there is: %v, want %s", err, oci.NoSpace)
+	}
 	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
 	if err != nil {
 		t.Skip(err)
 	}
 	defer full.Close()
-	_, err = full.WriteString("x")
-	if code := oci.CodeOf(Fault(err)); code != oci.NoSpace {
-		t.Errorf("a write to a full disk: %v is %s, want %s", err, code, oci.NoSpace)
+	if _, err := (&fsWriter{f: full}).Write([]byte("x")); oci.CodeOf(err) != oci.NoSpace {
+		t.Errorf("a write to a full disk: %v is %s, want %s", err, oci.CodeOf(err), oci.NoSpace)
 	}
 	if err := Fault(fs.ErrPermission); oci.CodeOf(err) != oci.Unknown {
 		t.Errorf("another fault is %v", err)
@@ -268,22 +283,29 @@ func TestFaultOfAFullDisk(t *testing.T) {
 	}
 }
 
-func TestAllocate(t *testing.T) {
+// What could not be made durable once is not durable because the next fsync
+// says nothing.
+func TestFSSyncFailureLasts(t *testing.T) {
 	s := newFS(t)
-	f, err := s.Create(NewKey())
-	if err != nil {
-		t.Fatal(err)
+	_, w := begin(t, s, "x")
+	fw, ok := w.(*fsWriter)
+	if !ok {
+		t.Fatalf("a %T", w)
 	}
-	defer f.Close()
-	for _, n := range []int64{-1, 0, 1 << 20} {
-		if err := Allocate(f, n); err != nil {
-			t.Errorf("Allocate(%d): %v", n, err)
-		}
+	good := fw.f
+	r, wr, err := os.Pipe() // which cannot be synced
+	must(t, err)
+	defer r.Close()
+	defer wr.Close()
+	fw.f = wr
+	if _, err := w.Save(t.Context()); err == nil {
+		t.Fatal("a pipe was synced")
 	}
-	if fi, err := f.Stat(); err != nil || fi.Size() != 0 {
-		t.Errorf("the file has %d bytes, %v; want none", fi.Size(), err)
+	fw.f = good
+	if _, err := w.Save(t.Context()); err == nil {
+		t.Error("Save after a failure succeeded")
 	}
-	if err := Allocate(f, 1<<60); oci.CodeOf(err) != oci.NoSpace {
-		t.Errorf("Allocate of more than there is: %v, want %s", err, oci.NoSpace)
+	if err := w.Commit(t.Context()); err == nil {
+		t.Error("Commit after a failure succeeded")
 	}
 }

@@ -11,13 +11,14 @@ import (
 
 // Store is bytes under storage keys, in a folder or in a bucket. Each key is
 // written by one at a time; all else may be called concurrently. A full store
-// is an [oci.Error] with [oci.NoSpace], one that cannot be reached
-// [oci.Unavailable]; a key that is not there fs.ErrNotExist.
+// is an [oci.Error] with [oci.NoSpace], one that cannot be reached or is
+// overloaded [oci.Unavailable]; a key that is not there fs.ErrNotExist.
 //
 // Every implementation passes blobtest.Run.
 type Store interface {
 	// Open opens the sizeBytes bytes of a committed key. A length that proves to
-	// be another is an error.
+	// be another is an error. Where asking costs a journey, that and a key that is
+	// not there may show at the first Section only, before it gives a byte.
 	Open(ctx context.Context, key string, sizeBytes int64) (oci.Content, error)
 	// URL is where a client may GET the key by itself for as long as ttl, "" where
 	// there is no such thing.
@@ -25,7 +26,9 @@ type Store interface {
 	// Create begins a new key.
 	Create(ctx context.Context, key string) (Writer, error)
 	// Resume goes on at offset with a key that was begun, from the state that
-	// [Writer.Save] gave for that offset. What was written past it is cut off.
+	// [Writer.Save] or [Writer.OnSaved] gave for that offset (at 0 none is needed).
+	// What was written past it is cut off. That the key is gone (fs.ErrNotExist)
+	// may show when it is written to.
 	Resume(ctx context.Context, key string, offset int64, state []byte) (Writer, error)
 	// NewSpool makes a local file of sizeBytes to come (-1: not known), which can
 	// become a key when it is whole.
@@ -36,7 +39,8 @@ type Store interface {
 	// no error; an error at one does not keep the others.
 	Delete(ctx context.Context, keys ...string) error
 	// Walk calls fn for each key that begins with prefix, whole or only begun,
-	// for as long as it returns nil. Keys made meanwhile may be left out.
+	// for as long as it returns nil, in no order. Keys made meanwhile may be left
+	// out, and one may come twice: whole, and begun.
 	Walk(ctx context.Context, prefix string, fn func(Object) error) error
 	Close() error
 }
@@ -52,6 +56,10 @@ type Object struct {
 	Begun bool
 }
 
+// SaveStep is what every offset that [Writer.OnSaved] tells is a multiple of,
+// in bytes.
+const SaveStep = 256 << 10
+
 // Writer appends to a key. It is for one goroutine. Close frees it, and keeps
 // what was saved or committed.
 type Writer interface {
@@ -59,17 +67,24 @@ type Writer interface {
 	// Expect says how many bytes are about to come: room is made for them, or the
 	// store says now that it has none.
 	Expect(n int64) error
-	// Saved is called with each state that could be resumed from, as a long
-	// Write goes on; nil when nobody wants to know. It runs on the goroutine
-	// that writes.
+	// OnSaved asks for fn to be called as soon as another stretch from the start
+	// is durable, with a state to resume from at its end; nil when nobody wants to
+	// know. The offsets rise, and are multiples of [SaveStep]
+	// (a folder tells none). One is told by a later Write, Save or Commit, on
+	// the goroutine that calls it, and also when that fails: whoever hashes what it
+	// writes must still have the state of its hash at that offset, and so notes it
+	// at each multiple of SaveStep since the last one told. An error of fn ends the
+	// write.
 	OnSaved(fn func(offset int64, state []byte) error)
 	// Save makes all that was written durable, so far as it can be gone on with,
-	// and returns the state for Resume.
+	// and returns the state for Resume, at most about a part (16 MiB) long, since
+	// what fills no part is in it. More can be written after it.
 	Save(ctx context.Context) (state []byte, err error)
 	// Commit makes the key whole and durable. Only then may a row speak of it.
 	// After an error it is unknown which bytes are there.
 	Commit(ctx context.Context) error
-	// Reader reads what was written from the start; before Commit too.
+	// Reader reads what was written from the start; before Commit too. Nothing may
+	// be written after it.
 	Reader(ctx context.Context) (io.ReadCloser, error)
 	Close() error
 }

@@ -52,16 +52,30 @@ var (
 func project(v oci.Visibility) rbac.Project { return rbac.Project{Public: v == oci.Public} }
 
 // refuse is the answer to a caller without the right.
-func (a *Access) refuse(c oci.Caller, p rbac.Project, action rbac.Action) error {
+func (a *Access) refuse(c oci.Caller, p rbac.Project, repo string, action rbac.Action) error {
 	switch {
 	case c.Anonymous():
 		return &oci.Error{Code: oci.Unauthorized}
-	case a.rules.CanUnscoped(c, p, action):
+	case a.rules.AnotherHelps(c, p, repo, action):
 		return oci.Errorf(oci.Unauthorized, "the token is not for this: another one is needed")
 	case action == rbac.Pull:
 		return &oci.Error{Code: oci.NameUnknown}
 	}
 	return &oci.Error{Code: oci.Denied}
+}
+
+// refuseEither refuses a caller that may not do action whoever may see the
+// repository, and looks that up only where it says whether another token helps.
+func (a *Access) refuseEither(ctx context.Context, c oci.Caller, repo string, action rbac.Action) error {
+	p := public
+	if a.rules.AnotherHelps(c, public, repo, action) && !a.rules.AnotherHelps(c, private, repo, action) && !c.Anonymous() {
+		v, err := a.sight.Visibility(ctx, repo)
+		if err != nil {
+			return err
+		}
+		p = project(v)
+	}
+	return a.refuse(c, p, repo, action)
 }
 
 // allow decides before the registry is asked.
@@ -71,13 +85,13 @@ func (a *Access) allow(ctx context.Context, repo string, action rbac.Action) err
 		return nil
 	}
 	if !a.rules.Can(c, public, repo, action) {
-		return a.refuse(c, public, action)
+		return a.refuseEither(ctx, c, repo, action)
 	}
 	v, err := a.sight.Visibility(ctx, repo)
 	if err != nil || v == oci.Public {
 		return err
 	}
-	return a.refuse(c, private, action)
+	return a.refuse(c, private, repo, action)
 }
 
 // pull asks the registry by get and judges its answer; before, where the
@@ -89,14 +103,14 @@ func pull[T any](ctx context.Context, a *Access, repo string, get func() (T, oci
 		return out, err
 	}
 	if !a.rules.Can(c, public, repo, rbac.Pull) {
-		return out, a.refuse(c, public, rbac.Pull)
+		return out, a.refuseEither(ctx, c, repo, rbac.Pull)
 	}
 	if a.sight.Proxied(repo) {
 		switch v, err := a.sight.Visibility(ctx, repo); {
 		case err != nil:
 			return out, err
 		case v == oci.Private:
-			return out, a.refuse(c, private, rbac.Pull)
+			return out, a.refuse(c, private, repo, rbac.Pull)
 		}
 	}
 	got, answer, err := get()
@@ -107,16 +121,18 @@ func pull[T any](ctx context.Context, a *Access, repo string, get func() (T, oci
 		if opened, ok := any(got).(io.Closer); ok {
 			opened.Close() // its error would say that it is there
 		}
-		return out, a.refuse(c, private, rbac.Pull)
+		return out, a.refuse(c, private, repo, rbac.Pull)
 	case !oci.IsAbsent(err):
 		return out, err
 	}
-	// That something is missing is said only where it could be seen.
+	// That something is missing is said only where it could be seen: not of a
+	// proxied repository that no probe was made of either, for what is there is
+	// refused until one shows that anyone may have it.
 	switch v, lookup := a.sight.Visibility(ctx, repo); {
 	case lookup != nil:
 		return out, lookup
-	case v == oci.Private:
-		return out, a.refuse(c, private, rbac.Pull)
+	case v != oci.Public:
+		return out, a.refuse(c, private, repo, rbac.Pull)
 	}
 	return out, err
 }
@@ -256,18 +272,48 @@ func (a *Access) DeleteBlob(ctx context.Context, repo string, d oci.Digest) erro
 	return a.inner.DeleteBlob(ctx, repo, d)
 }
 
+// Holders is a [Sight] that knows where a blob is. Without it a mount has to
+// say from where.
+type Holders interface {
+	// Holders lists up to n local repositories that hold a blob, those of repo's
+	// project first.
+	Holders(ctx context.Context, repo string, d oci.Digest, n int) ([]string, error)
+}
+
+// mountCandidates is how many repositories are tried for a mount that does not
+// say from where.
+const mountCandidates = 20
+
 // Mount implements [oci.Pusher]. What cannot be pulled from there is not
 // mounted, and the client is not told why. Nor is what is proxied: it is the
-// upstream's to say, each time, who may have it.
+// upstream's to say, each time, who may have it. With from "" (distribution-spec
+// v1.1, "Mounting a blob from another repository") it comes from one of those
+// that the caller may pull.
 func (a *Access) Mount(ctx context.Context, repo, from string, d oci.Digest) (bool, error) {
 	if err := a.allow(ctx, repo, rbac.Push); err != nil {
 		return false, err
 	}
-	if from == "" || a.sight.Proxied(from) {
-		return false, nil
+	candidates := []string{from}
+	if from == "" {
+		where, ok := a.sight.(Holders)
+		if !ok {
+			return false, nil
+		}
+		var err error
+		if candidates, err = where.Holders(ctx, repo, d, mountCandidates); err != nil {
+			return false, err
+		}
 	}
-	if _, err := a.Stat(ctx, from, d); err == nil {
-		return a.inner.Mount(ctx, repo, from, d)
+	for _, from := range candidates {
+		if a.sight.Proxied(from) {
+			continue
+		}
+		if _, err := a.Stat(ctx, from, d); err != nil {
+			continue
+		}
+		if ok, err := a.inner.Mount(ctx, repo, from, d); ok || err != nil {
+			return ok, err
+		}
 	}
 	return false, nil
 }
@@ -334,16 +380,13 @@ func (a *Access) Grant(ctx context.Context, c oci.Caller, s oci.Scope) ([]string
 	for _, action := range s.Actions {
 		all := []rbac.Action{rbac.Action(action)}
 		if action == "*" {
-			all = everything
+			all = rbac.Grantable
 		}
 		for _, one := range all {
-			if slices.Contains(everything, one) && a.rules.Can(c, p, s.Name, one) && !slices.Contains(granted, string(one)) {
+			if slices.Contains(rbac.Grantable, one) && a.rules.Can(c, p, s.Name, one) && !slices.Contains(granted, string(one)) {
 				granted = append(granted, string(one))
 			}
 		}
 	}
 	return granted, nil
 }
-
-// everything is what "*" stands for.
-var everything = []rbac.Action{rbac.Pull, rbac.Push, rbac.Delete}

@@ -97,6 +97,9 @@ var (
 	anonymous = oci.Caller{}
 	kim       = oci.Caller{Name: "kim"}
 	admin     = oci.Caller{Name: "admin", Admin: true}
+	robot     = oci.Caller{Name: "robot$ci", Rights: []oci.Right{
+		{Repository: "closed/**", Actions: []string{"pull", "push"}}, {Repository: "docker.io/*", Actions: []string{"pull"}}, {Repository: "new/app", Actions: []string{"push"}},
+	}}
 )
 
 // narrowed is c with a token for actions on a repository.
@@ -141,17 +144,26 @@ func TestPull(t *testing.T) {
 		{"anonymous", anonymous, "none/app", oci.Unauthorized, oci.Unauthorized, true},
 		{"anonymous", anonymous, "docker.io/open", "", oci.ManifestUnknown, true},
 		{"anonymous", anonymous, "docker.io/closed", oci.Unauthorized, oci.Unauthorized, false},
-		{"anonymous", anonymous, "docker.io/new", oci.Unauthorized, oci.ManifestUnknown, true},
+		{"anonymous", anonymous, "docker.io/new", oci.Unauthorized, oci.Unauthorized, true},
 		{"a user", kim, "open/app", "", oci.ManifestUnknown, true},
 		{"a user", kim, "closed/app", oci.NameUnknown, oci.NameUnknown, true},
 		{"a user", kim, "none/app", oci.NameUnknown, oci.NameUnknown, true},
 		{"a user", kim, "docker.io/closed", oci.NameUnknown, oci.NameUnknown, false},
+		{"a user", kim, "docker.io/new", oci.NameUnknown, oci.NameUnknown, true},
 		{"an admin", admin, "closed/app", "", oci.ManifestUnknown, true},
 		{"an admin", admin, "docker.io/closed", "", oci.ManifestUnknown, true},
 		{"an admin's token for it", narrowed(admin, "closed/app", "pull"), "closed/app", "", oci.ManifestUnknown, true},
 		{"an admin's token for another", narrowed(admin, "open/app", "pull"), "closed/app", oci.Unauthorized, oci.Unauthorized, false},
 		{"an anonymous token for it", narrowed(anonymous, "open/app", "pull"), "open/app", "", oci.ManifestUnknown, true},
 		{"an anonymous token for it", narrowed(anonymous, "closed/app", "pull"), "closed/app", oci.Unauthorized, oci.Unauthorized, true},
+		{"a user's token asked for in vain", narrowed(kim, "closed/app"), "closed/app", oci.NameUnknown, oci.NameUnknown, false},
+		{"a user's token asked for in vain", narrowed(kim, "none/app"), "none/app", oci.NameUnknown, oci.NameUnknown, false},
+		{"a user's token to push, of what is public", narrowed(kim, "open/app", "push"), "open/app", oci.Unauthorized, oci.Unauthorized, false},
+		{"a robot", robot, "closed/app", "", oci.ManifestUnknown, true},
+		{"a robot", robot, "none/app", oci.NameUnknown, oci.NameUnknown, true},
+		{"a robot", robot, "docker.io/closed", "", oci.ManifestUnknown, true},
+		{"a robot's token", narrowed(robot, "closed/app", "pull"), "closed/app", "", oci.ManifestUnknown, true},
+		{"a robot's token for another", narrowed(robot, "closed/other", "pull"), "closed/app", oci.Unauthorized, oci.Unauthorized, false},
 		{"a user's token for another", narrowed(kim, "open/x", "pull"), "open/app", oci.Unauthorized, oci.Unauthorized, false},
 	} {
 		w, a := newWorld(t)
@@ -306,6 +318,12 @@ func TestRights(t *testing.T) {
 		{"a user", kim, "open/app", "", oci.Denied},
 		{"a user", kim, "closed/app", oci.NameUnknown, oci.Denied},
 		{"a user", kim, "none/app", oci.NameUnknown, oci.Denied},
+		{"a robot", robot, "closed/app", "", ""},
+		{"a robot", robot, "open/app", "", oci.Denied},
+		{"a robot", robot, "new/app", oci.NameUnknown, ""},
+		{"a robot", robot, "newer/app", oci.NameUnknown, oci.Denied},
+		{"a robot's token", narrowed(robot, "closed/app", "pull"), "closed/app", "", oci.Unauthorized},
+		{"a robot's token asked for in vain", narrowed(robot, "newer/app"), "newer/app", oci.NameUnknown, oci.Denied},
 		{"an admin", admin, "closed/app", "", ""},
 		{"an admin", admin, "open/app", "", ""},
 		{"an admin's token to pull", narrowed(admin, "closed/app", "pull"), "closed/app", "", oci.Unauthorized},
@@ -315,8 +333,11 @@ func TestRights(t *testing.T) {
 		for name, call := range methods {
 			_, a := newWorld(t)
 			want := tt.write
-			if reads[name] {
+			switch {
+			case reads[name]:
 				want = tt.read
+			case strings.HasPrefix(name, "Delete") && strings.HasPrefix(tt.who, "a robot"):
+				want = oci.Denied // none of its rights is to delete
 			}
 			got := code(call(oci.WithCaller(t.Context(), tt.c), a, tt.repo))
 			if refused := got == oci.Unauthorized || got == oci.Denied || got == oci.NameUnknown; refused && got != want || !refused && want != "" {
@@ -337,6 +358,11 @@ func TestMountNeedsThePullOfItsSource(t *testing.T) {
 		{admin, "none/app", false},
 		{admin, "", false},
 		{admin, "docker.io/open", false},
+		{robot, "open/app", true},
+		{robot, "closed/app", true},
+		{robot, "none/app", false},
+		{narrowed(robot, "new/app", "push"), "closed/app", false},
+		{oci.Caller{Name: "robot$x", Rights: []oci.Right{{Repository: "new/**", Actions: []string{"pull", "push"}}}}, "closed/app", false},
 		{narrowed(admin, "new/app", "pull", "push"), "closed/app", false}, // its token does not say so
 		{narrowed(admin, "new/app", "pull", "push"), "open/app", false},
 	} {
@@ -366,6 +392,9 @@ func TestRepositories(t *testing.T) {
 		{"anonymous", anonymous, 31 + 1}, // and the proxy's public one
 		{"a token for the catalog", catalog, 31 + 1},
 		{"a user", kim, 31 + 1},
+		{"a robot", robot, 65},
+		{"a robot's token for the catalog", oci.Caller{Name: "robot$ci", Rights: robot.Rights, Scopes: catalog.Scopes}, 65},
+		{"a robot of one project", oci.Caller{Name: "robot$x", Rights: []oci.Right{{Repository: "closed/*", Actions: []string{"pull"}}}}, 31 + 32},
 		{"an admin", admin, 65},
 		{"an admin's token for one", narrowed(admin, "closed/app", "pull"), 1},
 	} {
@@ -414,6 +443,12 @@ func TestGrant(t *testing.T) {
 		{admin, oci.Scope{Type: "repository", Name: "new/app", Actions: []string{"push", "push", "list", "fly"}}, []string{"push"}},
 		{admin, oci.Scope{Type: "repository", Name: "Not A Name", Actions: []string{"pull"}}, nil},
 		{admin, oci.Scope{Type: "registry", Name: "catalog", Actions: []string{"*"}}, []string{"*"}},
+		{robot, oci.Scope{Type: "repository", Name: "closed/app", Actions: []string{"pull", "push", "delete"}}, []string{"pull", "push"}},
+		{robot, oci.Scope{Type: "repository", Name: "closed/app", Actions: []string{"*"}}, []string{"pull", "push"}},
+		{robot, oci.Scope{Type: "repository", Name: "new/app", Actions: []string{"pull", "push"}}, []string{"push"}},
+		{robot, oci.Scope{Type: "repository", Name: "open/app", Actions: []string{"pull", "push"}}, []string{"pull"}},
+		{robot, oci.Scope{Type: "repository", Name: "newer/app", Actions: []string{"pull", "push"}}, nil},
+		{robot, oci.Scope{Type: "registry", Name: "catalog", Actions: []string{"*"}}, []string{"*"}},
 		{anonymous, oci.Scope{Type: "registry", Name: "catalog", Actions: []string{"*"}}, []string{"*"}},
 		{admin, oci.Scope{Type: "plugin", Name: "x", Actions: []string{"pull"}}, nil},
 	} {

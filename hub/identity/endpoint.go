@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
@@ -15,13 +16,15 @@ import (
 // be served there.
 const TokenPath = "/service/token"
 
-// Grant says which of a scope's actions a caller is given a token for.
-type Grant func(ctx context.Context, c oci.Caller, s oci.Scope) (actions []string, err error)
+// Grant says what of a scope a caller is given a token for: the scope as the hub
+// names it, with those of its actions, or none.
+type Grant func(ctx context.Context, c oci.Caller, s oci.Scope) (granted oci.Scope, err error)
 
 // TokenHandler serves Docker's token authentication: GET with Basic or no
 // credentials ("Token Authentication Specification"), and POST of a form with
-// grant_type=password ("OAuth2 Token Authentication"). What the caller may not
-// do is left out of the token, silently; wrong credentials are 401.
+// grant_type password or refresh_token ("OAuth2 Token Authentication"). What the
+// caller may not do is left out of the token, silently; wrong credentials are
+// 401. There is one service here, so that which one is asked for does not matter.
 func (i *Identity) TokenHandler(grant Grant) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -35,20 +38,24 @@ func (i *Identity) TokenHandler(grant Grant) http.Handler {
 const maxForm = 64 << 10
 
 func (i *Identity) serveToken(w http.ResponseWriter, r *http.Request, grant Grant) error {
-	var c oci.Caller
+	var who subject
 	var err error
 	var asked []string
+	var offline bool
 	switch r.Method {
 	case http.MethodGet:
-		asked = r.URL.Query()["scope"]
-		c, err = i.byBasic(r)
+		q := r.URL.Query()
+		asked = q["scope"]
+		offline, _ = strconv.ParseBool(q.Get("offline_token"))
+		who, err = i.byBasic(r)
 	case http.MethodPost:
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		if err := r.ParseForm(); err != nil {
 			return oauthError{"invalid_request", "the form cannot be read"}
 		}
 		asked = r.PostForm["scope"]
-		c, err = i.byForm(r)
+		offline = r.PostForm.Get("access_type") == "offline"
+		who, err = i.byForm(r)
 	default:
 		w.Header().Set("Allow", "GET, POST")
 		return &oci.Error{Code: oci.Unsupported}
@@ -56,45 +63,71 @@ func (i *Identity) serveToken(w http.ResponseWriter, r *http.Request, grant Gran
 	if err != nil {
 		return err
 	}
-	var access []oci.Scope
-	for _, s := range parseScopes(asked) {
-		if s.Actions, err = grant(r.Context(), c, s); err != nil {
-			return fmt.Errorf("grant %s: %w", FormatScope(s), err)
-		}
-		if len(s.Actions) > 0 {
-			access = append(access, s)
-		}
-	}
-	token, issuedAt, err := i.issue(c, access)
+	a, err := i.answer(r.Context(), who, parseScopes(asked), grant)
 	if err != nil {
-		return fmt.Errorf("sign token: %w", err)
+		return err
 	}
-	i.send(w, http.StatusOK, answer{
-		Token: token, AccessToken: token, ExpiresIn: int(tokenTTL.Seconds()),
-		IssuedAt: issuedAt.Format(time.RFC3339), Scope: formatScopes(access), TokenType: "Bearer",
-	})
+	// Who came by a refresh token goes on with that one: it ends when it said.
+	if offline && !who.caller.Anonymous() && r.PostForm.Get("grant_type") != "refresh_token" {
+		if a.RefreshToken, err = i.refreshToken(who); err != nil {
+			return fmt.Errorf("sign refresh token: %w", err)
+		}
+	}
+	i.send(w, http.StatusOK, a)
 	return nil
+}
+
+// answer makes a token of what is granted of the scopes. A repository that was
+// asked for in vain is in it without actions: that it was refused is known then.
+func (i *Identity) answer(ctx context.Context, who subject, asked []oci.Scope, grant Grant) (answer, error) {
+	var access, told []oci.Scope
+	for _, s := range asked {
+		granted, err := grant(ctx, who.caller, s)
+		if err != nil {
+			return answer{}, fmt.Errorf("grant %s: %w", FormatScope(s), err)
+		}
+		some := len(granted.Actions) > 0
+		if some {
+			told = append(told, oci.Scope{Type: s.Type, Name: s.Name, Actions: granted.Actions})
+		}
+		if some || granted.Type == "repository" && oci.CheckName(granted.Name) == nil {
+			granted.Actions = append([]string{}, granted.Actions...) // none is [], not null
+			access = append(access, granted)
+		}
+	}
+	token, issuedAt, expires, err := i.issue(who, access)
+	if err != nil {
+		return answer{}, fmt.Errorf("sign token: %w", err)
+	}
+	return answer{
+		Token: token, AccessToken: token, ExpiresIn: int(expires.Sub(issuedAt).Seconds()),
+		IssuedAt: issuedAt.Format(time.RFC3339), Scope: formatScopes(told), TokenType: "Bearer",
+	}, nil
 }
 
 // byBasic is who asks by GET. A token is no credential here: it would live for
 // ever by fetching the next one.
-func (i *Identity) byBasic(r *http.Request) (oci.Caller, error) {
-	c, err := i.Authenticate(r)
-	if err == nil && c.Scopes != nil {
-		return oci.Caller{}, oci.Errorf(oci.Unauthorized, "a token is not exchanged for another one")
+func (i *Identity) byBasic(r *http.Request) (subject, error) {
+	switch name, password, ok := r.BasicAuth(); {
+	case ok:
+		return i.signIn(r.Context(), name, password)
+	case r.Header.Get("Authorization") == "":
+		return subject{}, nil
 	}
-	return c, err
+	return subject{}, oci.Errorf(oci.Unauthorized, "the Authorization header must be Basic: a token is not exchanged for another one")
 }
 
 // byForm is who asks by POST.
-func (i *Identity) byForm(r *http.Request) (oci.Caller, error) {
+func (i *Identity) byForm(r *http.Request) (subject, error) {
 	switch kind := r.PostForm.Get("grant_type"); kind {
 	case "password":
 		return i.signIn(r.Context(), r.PostForm.Get("username"), r.PostForm.Get("password"))
+	case "refresh_token":
+		return i.byRefresh(r.Context(), r.PostForm.Get("refresh_token"))
 	case "":
-		return oci.Caller{}, oauthError{"invalid_request", "grant_type is missing"}
+		return subject{}, oauthError{"invalid_request", "grant_type is missing"}
 	default:
-		return oci.Caller{}, oauthError{"unsupported_grant_type", "only grant_type password is known here"}
+		return subject{}, oauthError{"unsupported_grant_type", "only grant_type password and refresh_token are known here"}
 	}
 }
 
@@ -107,6 +140,8 @@ type answer struct {
 	ExpiresIn   int    `json:"expires_in"` // seconds
 	IssuedAt    string `json:"issued_at"`  // RFC 3339
 	Scope       string `json:"scope,omitempty"`
+
+	RefreshToken string `json:"refresh_token,omitempty"`
 }
 
 // oauthError is a fault of a POST as RFC 6749, section 5.2, has it told.

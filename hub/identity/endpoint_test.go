@@ -19,16 +19,21 @@ import (
 )
 
 // onlyPulls grants admins all, and everybody to pull what begins with "open/".
-func onlyPulls(_ context.Context, c oci.Caller, s oci.Scope) ([]string, error) {
+// The hub's name of "short" is "long/name".
+func onlyPulls(_ context.Context, c oci.Caller, s oci.Scope) (oci.Scope, error) {
+	if s.Name == "short" {
+		s.Name = "long/name"
+	}
 	switch {
 	case s.Name == "broken":
-		return nil, errors.New("no database")
+		return s, errors.New("no database")
 	case c.Admin:
-		return s.Actions, nil
 	case strings.HasPrefix(s.Name, "open/") && slices.Contains(s.Actions, "pull"):
-		return []string{"pull"}, nil
+		s.Actions = []string{"pull"}
+	default:
+		s.Actions = nil
 	}
-	return nil, nil
+	return s, nil
 }
 
 func TestTokenEndpoint(t *testing.T) {
@@ -36,8 +41,7 @@ func TestTokenEndpoint(t *testing.T) {
 	i := newIdentity(t, c)
 	srv := httptest.NewServer(i.TokenHandler(onlyPulls))
 	defer srv.Close()
-	token, _, err := i.issue(admin, nil)
-	must(t, err)
+	token := tokenFor(t, i, "admin")
 
 	form := func(kv ...string) string {
 		v := make(url.Values)
@@ -57,7 +61,10 @@ func TestTokenEndpoint(t *testing.T) {
 		want                      oci.Caller
 	}{
 		{"anonymous", "GET", "service=breakwater&scope=repository:open/app:pull", "", nil, 200, "", oci.Caller{Scopes: []oci.Scope{scope("open/app", "pull")}}},
-		{"anonymous, for more than it may", "GET", "scope=repository:open/app:pull,push&scope=repository:closed/app:pull", "", nil, 200, "", oci.Caller{Scopes: []oci.Scope{scope("open/app", "pull")}}},
+		{"anonymous, for more than it may", "GET", "scope=repository:open/app:pull,push&scope=repository:closed/app:pull", "", nil, 200, "", oci.Caller{Scopes: []oci.Scope{scope("open/app", "pull"), {Type: "repository", Name: "closed/app", Actions: []string{}}}}},
+		{"anonymous, for no repository", "GET", "scope=repository:Not+A+Name:pull&scope=plugin:x:pull&scope=registry:catalog:*", "", nil, 200, "", oci.Caller{Scopes: []oci.Scope{}}},
+		{"a short name", "GET", "scope=repository:short:pull", "", basic("admin", adminPassword), 200, "repository:short:pull",
+			oci.Caller{Name: "admin", Admin: true, Scopes: []oci.Scope{scope("long/name", "pull")}}},
 		{"anonymous, for nothing", "GET", "", "", nil, 200, "", oci.Caller{Scopes: []oci.Scope{}}},
 		{"two scopes in one", "GET", form("scope", "repository:a:pull repository:b:pull,push"), "", basic("admin", adminPassword), 200, "",
 			oci.Caller{Name: "admin", Admin: true, Scopes: []oci.Scope{scope("a", "pull"), scope("b", "pull", "push")}}},
@@ -71,7 +78,9 @@ func TestTokenEndpoint(t *testing.T) {
 			oci.Caller{Name: "admin", Admin: true, Scopes: []oci.Scope{scope("a", "pull"), scope("b", "push")}}},
 		{"post, wrong password", "POST", "", form("grant_type", "password", "username", "admin", "password", "wrong"), nil, 401, "UNAUTHORIZED", oci.Caller{}},
 		{"post, password in the query", "POST", form("grant_type", "password", "username", "admin", "password", adminPassword), "", nil, 400, "invalid_request", oci.Caller{}},
-		{"post, refresh", "POST", "", form("grant_type", "refresh_token", "refresh_token", "x"), nil, 400, "unsupported_grant_type", oci.Caller{}},
+		{"post, a refresh token that is none", "POST", "", form("grant_type", "refresh_token", "refresh_token", "x"), nil, 401, "UNAUTHORIZED", oci.Caller{}},
+		{"post, an access token to refresh", "POST", "", form("grant_type", "refresh_token", "refresh_token", token), nil, 401, "UNAUTHORIZED", oci.Caller{}},
+		{"post, another grant", "POST", "", form("grant_type", "client_credentials"), nil, 400, "unsupported_grant_type", oci.Caller{}},
 		{"post, too long", "POST", "", form("grant_type", strings.Repeat("x", maxForm)), nil, 400, "invalid_request", oci.Caller{}},
 		{"put", "PUT", "", "", nil, 405, "UNSUPPORTED", oci.Caller{}},
 		{"a fault", "GET", "scope=repository:broken:pull", "", nil, 500, "UNKNOWN", oci.Caller{}},
@@ -107,8 +116,8 @@ func TestTokenEndpoint(t *testing.T) {
 			res.Header.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s: %s %v", tt.name, body, res.Header)
 		}
-		got, err := i.verify(a.Token)
-		if diff := cmp.Diff(tt.want, got); diff != "" || err != nil {
+		got, err := i.verify(t.Context(), a.Token)
+		if diff := cmp.Diff(tt.want, got, addrs); diff != "" || err != nil {
 			t.Errorf("%s: the token's caller: %v (-want +got)\n%s", tt.name, err, diff)
 		}
 	}
@@ -117,7 +126,11 @@ func TestTokenEndpoint(t *testing.T) {
 func TestManyScopesAreCutOff(t *testing.T) {
 	i := newIdentity(t, newClock())
 	asked := 0
-	h := i.TokenHandler(func(context.Context, oci.Caller, oci.Scope) ([]string, error) { asked++; return nil, nil })
+	h := i.TokenHandler(func(_ context.Context, _ oci.Caller, s oci.Scope) (oci.Scope, error) {
+		asked++
+		s.Actions = nil
+		return s, nil
+	})
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", TokenPath+"?"+strings.Repeat("scope=repository:a:pull&", 1000), nil))
 	if w.Code != 200 || asked != maxScopes {

@@ -39,29 +39,38 @@ func formatHash(salt, key []byte) string {
 // with, so that the answer takes as long. Nothing hashes to it.
 var nobodysHash = formatHash(make([]byte, argonSaltBytes), make([]byte, argonKeyBytes))
 
-// verifyPassword says whether hash is one of password. It takes as long for a
-// wrong one. A hash that cannot be read is nobody's.
-func verifyPassword(hash, password string) bool {
-	var version, memory, time uint32
-	var threads uint8
+// argonHash is a hash with what it takes to compute it again.
+type argonHash struct {
+	memory, time uint32
+	threads      uint8
+	salt, key    []byte
+}
+
+func parseHash(hash string) (h argonHash, ok bool) {
+	var version uint32
 	parts := strings.Split(hash, "$") // "", "argon2id", version, cost, salt, key
 	if len(parts) != 6 || parts[1] != "argon2id" {
-		return false
+		return h, false
 	}
 	if _, err := fmt.Sscanf(parts[2], "v=%d", &version); err != nil || version != argon2.Version {
-		return false
+		return h, false
 	}
-	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &time, &threads); err != nil || time < 1 || threads < 1 {
-		return false
+	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &h.memory, &h.time, &h.threads); err != nil || h.time < 1 || h.threads < 1 {
+		return h, false
 	}
-	salt, err := base64.RawStdEncoding.DecodeString(parts[4])
-	if err != nil {
-		return false
+	var err1, err2 error
+	h.salt, err1 = base64.RawStdEncoding.DecodeString(parts[4])
+	h.key, err2 = base64.RawStdEncoding.DecodeString(parts[5])
+	return h, err1 == nil && err2 == nil && len(h.key) > 0
+}
+
+// verifyPassword says whether hash is one of password. It takes as long for a
+// wrong one, and for a hash that cannot be read, which is nobody's.
+func verifyPassword(hash, password string) bool {
+	h, ok := parseHash(hash)
+	if !ok {
+		h, _ = parseHash(nobodysHash)
 	}
-	want, err := base64.RawStdEncoding.DecodeString(parts[5])
-	if err != nil || len(want) == 0 {
-		return false
-	}
-	got := argon2.IDKey([]byte(password), salt, time, memory, threads, uint32(len(want)))
-	return subtle.ConstantTimeCompare(got, want) == 1
+	got := argon2.IDKey([]byte(password), h.salt, h.time, h.memory, h.threads, uint32(len(h.key)))
+	return subtle.ConstantTimeCompare(got, h.key) == 1 && ok
 }

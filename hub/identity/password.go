@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,8 +24,8 @@ import (
 const (
 	// rememberRight is how long a password that was right is taken without
 	// another look: clients send it with each request, and a look costs some
-	// 20 ms and 19 MiB on purpose. Where another replica changes a password,
-	// the old one lives on this long here.
+	// 20 ms and 19 MiB on purpose. Where another replica changes a password and
+	// its word of it is lost, the old one lives on this long here.
 	rememberRight = time.Minute
 	// rememberWrong keeps a client with an old password in its configuration
 	// from using up the hub.
@@ -39,12 +40,12 @@ const (
 // It remembers no password, only what it became under a key of this process.
 type passwords struct {
 	key   []byte
-	right *expirable.LRU[proof, oci.Caller]
-	wrong *expirable.LRU[proof, struct{}]
+	right *expirable.LRU[proof, subject]
+	wrong *expirable.LRU[proof, error] // and what was said
 
-	looks   singleflight.Group
-	slots   *semaphore.Weighted
-	waiting atomic.Int32
+	looks  singleflight.Group
+	turns        // at passwords, which cost
+	robots turns // at secrets, which do not: they need not wait for those
 
 	mu      sync.Mutex
 	changed int // how often what was remembered was forgotten
@@ -56,9 +57,10 @@ type proof [sha256.Size]byte
 func (p *passwords) init() {
 	p.key = make([]byte, sha256.Size)
 	_, _ = rand.Read(p.key) // never fails
-	p.right = expirable.NewLRU[proof, oci.Caller](rememberedMax, nil, rememberRight)
-	p.wrong = expirable.NewLRU[proof, struct{}](rememberedMax, nil, rememberWrong)
+	p.right = expirable.NewLRU[proof, subject](rememberedMax, nil, rememberRight)
+	p.wrong = expirable.NewLRU[proof, error](rememberedMax, nil, rememberWrong)
 	p.slots = semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0)))
+	p.robots.slots = semaphore.NewWeighted(int64(4 * runtime.GOMAXPROCS(0)))
 }
 
 func (p *passwords) proof(user, password string) (out proof) {
@@ -82,15 +84,15 @@ func (p *passwords) forget() {
 }
 
 // remember notes what a look that began when changed was so showed.
-func (p *passwords) remember(pr proof, c oci.Caller, right bool, changed int) {
+func (p *passwords) remember(pr proof, s subject, wrong error, changed int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case p.changed != changed:
-	case right:
-		p.right.Add(pr, c)
+	case wrong == nil:
+		p.right.Add(pr, s)
 	default:
-		p.wrong.Add(pr, struct{}{})
+		p.wrong.Add(pr, wrong)
 	}
 }
 
@@ -100,55 +102,100 @@ func (p *passwords) changes() int {
 	return p.changed
 }
 
-// signIn returns the caller whose password it is.
-func (i *Identity) signIn(ctx context.Context, user, password string) (oci.Caller, error) {
-	p := &i.passwords
-	pr := p.proof(user, password)
-	if c, ok := p.right.Get(pr); ok {
-		return c, nil
+// turns lets a few look at once, and some more wait.
+type turns struct {
+	slots   *semaphore.Weighted
+	waiting atomic.Int32
+}
+
+// take waits for a turn, until done is called.
+func (t *turns) take(ctx context.Context) (done func(), err error) {
+	if t.waiting.Add(1) > waitingMax {
+		t.waiting.Add(-1)
+		return nil, &oci.Error{Code: oci.Unavailable, Message: "too many sign-ins at once", RetryAfter: time.Second}
 	}
-	if _, ok := p.wrong.Get(pr); ok {
-		return oci.Caller{}, errPassword()
+	if err := t.slots.Acquire(ctx, 1); err != nil {
+		t.waiting.Add(-1)
+		return nil, err
+	}
+	return func() { t.slots.Release(1); t.waiting.Add(-1) }, nil
+}
+
+// signIn returns whose password or secret it is.
+func (i *Identity) signIn(ctx context.Context, name, password string) (subject, error) {
+	p := &i.passwords
+	pr := p.proof(name, password)
+	if s, ok := p.right.Get(pr); ok {
+		return s, refusal(s, i.now())
+	}
+	if wrong, ok := p.wrong.Get(pr); ok {
+		return subject{}, wrong
 	}
 	// The many requests of one client that come at once take one look, which
 	// goes on when the first of them goes away.
 	look := p.looks.DoChan(string(pr[:]), func() (any, error) {
-		return i.look(context.WithoutCancel(ctx), pr, user, password)
+		return i.look(context.WithoutCancel(ctx), pr, name, password)
 	})
 	select {
 	case res := <-look:
-		c, _ := res.Val.(oci.Caller)
-		return c, res.Err
+		s, _ := res.Val.(subject)
+		return s, res.Err
 	case <-ctx.Done():
-		return oci.Caller{}, ctx.Err()
+		return subject{}, ctx.Err()
 	}
 }
 
-// look takes a turn and compares with what is stored.
-func (i *Identity) look(ctx context.Context, pr proof, name, password string) (oci.Caller, error) {
-	p := &i.passwords
-	defer p.waiting.Add(-1)
-	if p.waiting.Add(1) > waitingMax {
-		return oci.Caller{}, &oci.Error{Code: oci.Unavailable, Message: "too many sign-ins at once", RetryAfter: time.Second}
+// refusal tells who has proved to be s that it may not sign in all the same.
+func refusal(s subject, now time.Time) error {
+	if why := s.over(now); why != "" {
+		return oci.Errorf(oci.Unauthorized, "%s", why)
 	}
-	if err := p.slots.Acquire(ctx, 1); err != nil {
-		return oci.Caller{}, err
-	}
-	defer p.slots.Release(1)
+	return nil
+}
 
+// look compares with what is stored, and remembers.
+func (i *Identity) look(ctx context.Context, pr proof, name, password string) (subject, error) {
+	p := &i.passwords
 	changed := p.changes()
+	s, right, err := i.lookRobot(ctx, name, password)
+	if err == nil && !right && !strings.HasPrefix(name, RobotPrefix) {
+		s, right, err = i.lookUser(ctx, name, password)
+	}
+	if err != nil {
+		return subject{}, err
+	}
+	wrong := errPassword()
+	if right {
+		wrong = refusal(s, i.now())
+	}
+	p.remember(pr, s, wrong, changed)
+	if wrong != nil {
+		return subject{}, wrong
+	}
+	i.used(s)
+	return s, nil
+}
+
+// used notes that a robot is in use. It is called where one is looked up, which
+// is once a minute for one that sends its secret with each request.
+func (i *Identity) used(s subject) {
+	if s.robot != 0 {
+		i.users.RobotUsed(s.robot)
+	}
+}
+
+func (i *Identity) lookUser(ctx context.Context, name, password string) (s subject, right bool, err error) {
+	done, err := i.passwords.take(ctx)
+	if err != nil {
+		return subject{}, false, err
+	}
+	defer done()
 	u, err := i.users.User(ctx, name)
 	if errors.Is(err, meta.ErrNotFound) {
 		u, err = meta.User{PasswordHash: nobodysHash}, nil
 	}
 	if err != nil {
-		return oci.Caller{}, err
+		return subject{}, false, err
 	}
-	right := verifyPassword(u.PasswordHash, password) && u.Name == name
-	c := oci.Caller{Name: u.Name, Admin: u.Admin}
-	p.remember(pr, c, right, changed)
-	if !right {
-		return oci.Caller{}, errPassword()
-	}
-	return c, nil
+	return ofUser(u), verifyPassword(u.PasswordHash, password) && u.Name == name, nil
 }

@@ -7,7 +7,8 @@ import (
 
 // A proxy's cache is the stored blobs that only its repositories may read.
 // What another project's repository may read as well is not the proxy's to
-// evict, and not counted against it.
+// evict, and not counted against it; nor is what something in the trash may
+// be restored to need.
 
 const (
 	// cachedBy1 holds for a blob b in the cache of the proxy project $1.
@@ -15,7 +16,8 @@ const (
 		   AND EXISTS (SELECT 1 FROM repo_blobs g JOIN repos r ON r.id = g.repo_id
 		                WHERE g.blob_digest = b.digest AND r.project_id = $1)
 		   AND NOT EXISTS (SELECT 1 FROM repo_blobs g JOIN repos r ON r.id = g.repo_id
-		                    WHERE g.blob_digest = b.digest AND r.project_id <> $1)`
+		                    WHERE g.blob_digest = b.digest AND r.project_id <> $1)
+		   AND NOT EXISTS (SELECT 1 FROM trash_refs f WHERE f.digest = b.digest)`
 )
 
 // CacheBytes is the size of a proxy project's cache. It reads all of the
@@ -64,27 +66,10 @@ func (s *Store) Doom(ctx context.Context, projectID, blobID int64, usedAt time.T
 			return err
 		}
 		n, err := q.Exec(ctx, `
-			UPDATE blobs AS b SET state = 'doomed'
+			UPDATE blobs AS b SET state = 'doomed', review_at = 0
 			 WHERE b.id = $2 AND b.last_used_at <= $3 AND `+cachedBy1, projectID, blobID, usec(usedAt))
 		doomed = n > 0
 		return err
 	})
 	return doomed, err
-}
-
-// Doomed lists up to n blobs whose bytes are to be deleted, beginning after an
-// id.
-func (s *Store) Doomed(ctx context.Context, n int, lastID int64) (all []Blob, err error) {
-	defer wrap(&err, "meta.Doomed")
-	rs, err := s.db.Query(ctx, `
-		SELECT id, digest, size_bytes, storage_key, last_used_at
-		  FROM blobs WHERE state = 'doomed' AND id > $1 ORDER BY id LIMIT $2`, lastID, n)
-	return collect(rs, err, scanBlob)
-}
-
-// DropBlob forgets a doomed blob whose bytes are gone.
-func (s *Store) DropBlob(ctx context.Context, blobID int64) (err error) {
-	defer wrap(&err, "meta.DropBlob(%d)", blobID)
-	_, err = s.db.Exec(ctx, `DELETE FROM blobs WHERE id = $1 AND state = 'doomed'`, blobID)
-	return err
 }

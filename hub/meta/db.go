@@ -5,7 +5,10 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"time"
+
+	"github.com/pressly/goose/v3"
 )
 
 // querier runs statements. A text given to it is a constant of this package:
@@ -15,16 +18,26 @@ type querier interface {
 	Exec(ctx context.Context, query string, args ...any) (int64, error)
 	Query(ctx context.Context, query string, args ...any) (rows, error)
 	QueryRow(ctx context.Context, query string, args ...any) row
+	// Notify tells those who listen of a topic: in a transaction, once what it
+	// wrote can be seen.
+	Notify(ctx context.Context, topic string) error
 }
 
-// db is a database. Outside of a transaction Query and QueryRow only read; a
-// write that returns rows runs in a transaction.
+// db is a database. Outside of a transaction Query and QueryRow are for
+// look-ups: they are done again when the connection breaks, and of SQLite they
+// cannot write. A write that returns rows runs in a transaction, or is one that
+// may happen twice.
 type db interface {
 	querier
 	Begin(ctx context.Context) (tx, error)
-	// Plain runs fn with a pool as database/sql knows it, while nobody else
-	// writes: for migrations.
-	Plain(ctx context.Context, fn func(*sql.DB) error) error
+	// Listen calls fn with each topic of a Notify until ctx ends; with "" when
+	// some may have been missed, and at its start.
+	Listen(ctx context.Context, fn func(topic string)) error
+	// Schema is a migration's text as this database spells it.
+	Schema(text string) string
+	// Migrations runs fn with what applies and lists migrations, while no other
+	// process does so.
+	Migrations(ctx context.Context, fn func(*goose.Provider) error) error
 	Close() error
 }
 
@@ -44,8 +57,27 @@ type rows interface {
 	Close() error
 }
 
-// write runs fn in a transaction, which holds when fn returns nil.
+// write runs fn in a transaction, which holds when fn returns nil. When the
+// database broke it off for a reason that will pass, such as a deadlock, fn is
+// run again in another: it sets its results afresh each time. What fn is given
+// is not to be used after a statement failed, but for returning the error.
 func (s *Store) write(ctx context.Context, fn func(q querier) error) error {
+	return again(ctx, func() error { return s.transact(ctx, fn) })
+}
+
+// writeLoosely is write without waiting for the disk: a crash of the database
+// may undo it.
+func (s *Store) writeLoosely(ctx context.Context, fn func(q querier) error) error {
+	return s.write(ctx, func(q querier) error {
+		var loose bool
+		if err := q.QueryRow(ctx, `SELECT {loose}`).Scan(&loose); err != nil {
+			return err
+		}
+		return fn(q)
+	})
+}
+
+func (s *Store) transact(ctx context.Context, fn func(q querier) error) error {
 	t, err := s.db.Begin(ctx)
 	if err != nil {
 		return err
@@ -55,6 +87,28 @@ func (s *Store) write(ctx context.Context, fn func(q querier) error) error {
 		return err
 	}
 	return t.Commit(ctx)
+}
+
+// attempts is how often a transaction is begun anew, and a look-up is repeated.
+const attempts = 5
+
+// again runs try until it does well, or fails for a reason that will not pass.
+func again(ctx context.Context, try func() error) error {
+	for i := range attempts - 1 {
+		err := try()
+		if err == nil || ctx.Err() != nil || !passes(err) {
+			return err
+		}
+		// Two that were in each other's way are not to meet again.
+		pause := time.NewTimer(rand.N(10 * time.Millisecond << i))
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return err
+		case <-pause.C:
+		}
+	}
+	return try()
 }
 
 // collect reads all rows of a query. scan fills v from one row.

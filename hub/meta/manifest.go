@@ -110,7 +110,7 @@ func (s *Store) PutManifest(ctx context.Context, m NewManifest) (err error) {
 		if len(missing) > 0 {
 			return &MissingError{Missing: missing}
 		}
-		return s.putManifest(ctx, q, r.RepoID, m, refs)
+		return s.putManifest(ctx, q, r.RepoID, m, refs, 0)
 	})
 }
 
@@ -136,7 +136,7 @@ func (s *Store) PutProxied(ctx context.Context, m NewManifest) (err error) {
 		if err := s.confirmRef(ctx, q, r.RepoID, m.Digest); err != nil {
 			return err
 		}
-		return s.putManifest(ctx, q, r.RepoID, m, refs)
+		return s.putManifest(ctx, q, r.RepoID, m, refs, 0)
 	})
 }
 
@@ -173,21 +173,10 @@ func refsOf(l oci.Links) []ref {
 // there cannot go before the transaction ends.
 func (s *Store) missing(ctx context.Context, q querier, repoID int64, refs []ref) ([]oci.Descriptor, error) {
 	var missing []oci.Descriptor
-	for _, k := range []struct {
-		kind  refKind
-		query string
-	}{
-		{refBlob, `
-			SELECT b.digest FROM {each $2} AS d
-			  JOIN repo_blobs g ON g.repo_id = $1 AND g.blob_digest = d.value
-			  JOIN blobs b ON b.digest = g.blob_digest AND b.state = 'live' {for key share of b}`},
-		{refChild, `
-			SELECT m.digest FROM {each $2} AS d
-			  JOIN manifests m ON m.repo_id = $1 AND m.digest = d.value {for key share of m}`},
-	} {
+	for _, kind := range []refKind{refBlob, refChild} {
 		want := make(map[oci.Digest]oci.Descriptor)
 		for _, f := range refs {
-			if f.kind == k.kind {
+			if f.kind == kind {
 				want[f.Digest] = oci.Descriptor{MediaType: f.MediaType, Digest: f.Digest, Size: f.Size}
 			}
 		}
@@ -198,13 +187,12 @@ func (s *Store) missing(ctx context.Context, q querier, repoID int64, refs []ref
 		if err != nil {
 			return nil, err
 		}
-		rs, err := q.Query(ctx, k.query, repoID, list)
-		have, err := collect(rs, err, func(r row, d *oci.Digest) error { return r.Scan(d) })
+		have, err := s.hold(ctx, q, repoID, kind, list)
 		if err != nil {
 			return nil, err
 		}
 		for _, d := range slices.Sorted(maps.Keys(want)) {
-			if !slices.Contains(have, d) {
+			if !have[d] {
 				missing = append(missing, want[d])
 			}
 		}
@@ -212,7 +200,62 @@ func (s *Store) missing(ctx context.Context, q querier, repoID int64, refs []ref
 	return missing, nil
 }
 
-func (s *Store) putManifest(ctx context.Context, q querier, repoID int64, m NewManifest, refs []ref) error {
+// hold says which of some digests the repository has, and keeps them there
+// until the transaction ends.
+func (s *Store) hold(ctx context.Context, q querier, repoID int64, kind refKind, digests string) (map[oci.Digest]bool, error) {
+	if kind == refBlob {
+		return s.holdBlobs(ctx, q, repoID, digests)
+	}
+	rs, err := q.Query(ctx, `
+		SELECT m.digest FROM manifests m
+		 WHERE m.repo_id = $1 AND m.digest IN (SELECT d.value FROM {each $2} AS d) ORDER BY m.id {for key share of m}`, repoID, digests)
+	return collectSet(rs, err)
+}
+
+// holdBlobs is hold for blobs: first their rows, waiting for a review that has
+// them under its eyes, then, by a statement that sees what it did, the
+// repository's grants. Those that were in quarantine are out of it.
+func (s *Store) holdBlobs(ctx context.Context, q querier, repoID int64, digests string) (map[oci.Digest]bool, error) {
+	rs, err := q.Query(ctx, `
+		SELECT b.id, b.digest, b.quarantined_at FROM blobs b
+		 WHERE b.digest IN (SELECT d.value FROM {each $1} AS d) AND b.state = 'live' ORDER BY b.id {for key share of b}`, digests)
+	live, err := collect(rs, err, func(r row, b *heldBlob) error { return r.Scan(&b.ID, &b.Digest, &b.quarantinedAt) })
+	if err != nil {
+		return nil, err
+	}
+	rs, err = q.Query(ctx, `
+		SELECT g.blob_digest FROM {each $2} AS d
+		  JOIN repo_blobs g ON g.repo_id = $1 AND g.blob_digest = d.value`, repoID, digests)
+	granted, err := collectSet(rs, err)
+	if err != nil {
+		return nil, err
+	}
+	have := make(map[oci.Digest]bool, len(live))
+	for _, b := range live {
+		if !granted[b.Digest] {
+			continue
+		}
+		have[b.Digest] = true
+		if b.quarantinedAt == 0 {
+			continue
+		}
+		if err := s.revive(ctx, q, b); err != nil {
+			return nil, err
+		}
+	}
+	return have, nil
+}
+
+func collectSet(rs rows, err error) (map[oci.Digest]bool, error) {
+	all, err := collect(rs, err, func(r row, d *oci.Digest) error { return r.Scan(d) })
+	set := make(map[oci.Digest]bool, len(all))
+	for _, d := range all {
+		set[d] = true
+	}
+	return set, err
+}
+
+func (s *Store) putManifest(ctx context.Context, q querier, repoID int64, m NewManifest, refs []ref, lastPullAt int64) error {
 	subject, annotations := "", ""
 	if m.Links.Subject != nil {
 		subject = m.Links.Subject.Digest.String()
@@ -224,14 +267,15 @@ func (s *Store) putManifest(ctx context.Context, q querier, repoID int64, m NewM
 		}
 	}
 	// The same bytes may come again under another of the types that say the
-	// same (OCI's and Docker's): the last one holds.
+	// same (OCI's and Docker's): the last one holds. Pushed anew, it is as young
+	// as one that was not there ([Store.TrashUntagged]).
 	var id int64
 	err := q.QueryRow(ctx, `
-		INSERT INTO manifests (repo_id, digest, media_type, artifact_type, subject, annotations, size_bytes, created_at, body)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-		ON CONFLICT (repo_id, digest) DO UPDATE SET media_type = excluded.media_type
+		INSERT INTO manifests (repo_id, digest, media_type, artifact_type, subject, annotations, size_bytes, created_at, body, last_pull_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+		ON CONFLICT (repo_id, digest) DO UPDATE SET media_type = excluded.media_type, created_at = excluded.created_at
 		RETURNING id`,
-		repoID, m.Digest, m.Links.MediaType, m.Links.ArtifactType, subject, annotations, len(m.Body), s.nowMicros(), m.Body).Scan(&id)
+		repoID, m.Digest, m.Links.MediaType, m.Links.ArtifactType, subject, annotations, len(m.Body), s.nowMicros(), m.Body, lastPullAt).Scan(&id)
 	if err != nil {
 		return err
 	}
@@ -250,10 +294,11 @@ func (s *Store) putManifest(ctx context.Context, q querier, repoID int64, m NewM
 	return s.putTag(ctx, q, repoID, Tag{Name: m.Tag, Digest: m.Digest, MediaType: m.Links.MediaType, SizeBytes: int64(len(m.Body))})
 }
 
-// DeleteManifest removes a manifest and the tags that point at it, or
-// ErrNotFound.
-func (s *Store) DeleteManifest(ctx context.Context, repo string, d oci.Digest) (err error) {
-	defer wrap(&err, "meta.DeleteManifest(%q, %s)", repo, d)
+// ForgetManifest removes a manifest from a proxy's repository, and the tags
+// that point at it: its upstream has it no longer. ErrNotFound: it was not
+// there. What users delete goes to the trash, see [Store.DeleteManifest].
+func (s *Store) ForgetManifest(ctx context.Context, repo string, d oci.Digest) (err error) {
+	defer wrap(&err, "meta.ForgetManifest(%q, %s)", repo, d)
 	return s.write(ctx, func(q querier) error {
 		n, err := q.Exec(ctx, `
 			DELETE FROM manifests WHERE digest = $2 AND repo_id = (SELECT id FROM repos WHERE name = $1)`, repo, d)

@@ -156,14 +156,14 @@ func TestDeleteManifest(t *testing.T) {
 	}
 	must(t, second(s.RepoBlob(ctx, "team/app", d)))
 
-	must(t, s.DeleteTag(ctx, "team/app", "v1"))
-	if err := s.DeleteTag(ctx, "team/app", "v1"); !errors.Is(err, ErrNotFound) {
+	must(t, s.DeleteTag(ctx, "team/app", "v1", "ann"))
+	if err := s.DeleteTag(ctx, "team/app", "v1", "ann"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("DeleteTag again: %v, want ErrNotFound", err)
 	}
 	must(t, second(s.ManifestByTag(ctx, "team/app", "latest")))
 
-	must(t, s.DeleteManifest(ctx, "team/app", m.Digest))
-	if err := s.DeleteManifest(ctx, "team/app", m.Digest); !errors.Is(err, ErrNotFound) {
+	must(t, s.DeleteManifest(ctx, "team/app", m.Digest, "ann"))
+	if err := s.DeleteManifest(ctx, "team/app", m.Digest, "ann"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("DeleteManifest again: %v, want ErrNotFound", err)
 	}
 	tags, more, err := s.Tags(ctx, "team/app", 10, "")

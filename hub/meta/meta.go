@@ -19,8 +19,18 @@ import (
 
 // Config says where the database is.
 type Config struct {
-	Driver string // "sqlite"
-	DSN    string // sqlite: the file's path; made when it is not there, with its folder
+	Driver string // "sqlite" or "postgres"
+	// DSN is, of sqlite, the file's path, made when it is not there, with its
+	// folder; of postgres, a URL or a list of keywords as libpq has them
+	// ("Connection Strings"). search_path may name a schema of ours among
+	// others', pool_max_conns bounds the connections (the larger of 10 and four
+	// times the CPUs), and default_query_exec_mode=exec is for a pooler such as
+	// pgbouncer that gives each transaction another connection.
+	DSN string
+	// ListenDSN is, of postgres, how to reach the server itself when DSN is
+	// that of a pooler: notifications and migrations need a connection that
+	// stays theirs. "" is DSN.
+	ListenDSN string
 
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
@@ -29,64 +39,88 @@ type Config struct {
 	// TouchEvery is how long uses are gathered in memory before they are
 	// written; 0 is five seconds.
 	TouchEvery time.Duration
+	// GC is how long garbage collection waits; its zero value has defaults.
+	GC GC
 }
 
 // Store is an open database. Its methods may be called concurrently.
 type Store struct {
 	db      db
-	lock    *os.File
-	path    string
+	lock    *os.File // nil of Postgres
+	name    string   // for messages: without a password
 	now     func() time.Time
 	touched touches
+	replica replica
+	holds   holds
+	gc      GC
 }
 
 // Open opens the database and checks that this release can use it; it does
-// not bring its schema up to date, see [Store.Migrate]. One process at a time
-// may have it open.
+// not bring its schema up to date, see [Store.Migrate]. A SQLite file is one
+// process's at a time; a Postgres database may be many hubs'.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	if c.Driver != "sqlite" {
-		return nil, fmt.Errorf("metadata driver %q is not known, want sqlite", c.Driver)
-	}
-	if c.DSN == "" {
-		return nil, errors.New("the metadata dsn is empty, want the path of a file")
-	}
-	path, err := filepath.Abs(c.DSN)
-	if err != nil {
-		return nil, err
-	}
-	s := &Store{path: path, now: c.Now}
+	s := &Store{now: c.Now, gc: c.GC.complete()}
 	if s.now == nil {
 		s.now = time.Now
 	}
 	s.touched.init(s, c)
-	if err := s.open(ctx); err != nil {
-		err = translate(err)
-		if s.lock != nil {
-			err = errors.Join(err, s.lock.Close())
-		}
-		return nil, fmt.Errorf("open database %s: %w", path, err)
+	s.replica.init(s, c)
+	open, err := s.opener(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := open(ctx); err != nil {
+		return nil, fmt.Errorf("open database %s: %w", s.name, translate(err))
+	}
+	if err := s.checkSchema(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database %s: %w", s.name, err), s.closeDatabase())
 	}
 	return s, nil
 }
 
-func (s *Store) open(ctx context.Context) (err error) {
-	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
+// opener says what is wrong with the configuration, or what opens s.db.
+func (s *Store) opener(c Config) (func(context.Context) error, error) {
+	switch {
+	case c.Driver == "sqlite" && c.DSN == "":
+		return nil, errors.New("the metadata dsn is empty, want the path of a file")
+	case c.Driver == "sqlite":
+		path, err := filepath.Abs(c.DSN)
+		s.name = path
+		return func(ctx context.Context) error { return s.openSQLite(ctx, path) }, err
+	case c.Driver == "postgres" && c.DSN == "":
+		return nil, errors.New("the metadata dsn is empty, want postgres://user@host/name?options")
+	case c.Driver == "postgres":
+		pool, direct, err := parsePostgres(c.DSN, c.ListenDSN)
+		if err != nil {
+			return nil, err
+		}
+		s.name = fmt.Sprintf("%s at %s", pool.ConnConfig.Database, pool.ConnConfig.Host)
+		return func(ctx context.Context) error {
+			d, err := openPostgres(ctx, pool, direct)
+			if err == nil {
+				s.db = d
+			}
+			return err
+		}, nil
+	}
+	return nil, fmt.Errorf("metadata driver %q is not known, want sqlite or postgres", c.Driver)
+}
+
+func (s *Store) openSQLite(ctx context.Context, path string) (err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	if s.lock, err = lockFile(s.path + ".lock"); err != nil {
+	if s.lock, err = lockFile(path + ".lock"); err != nil {
 		return err
 	}
-	if err := makeFile(s.path); err != nil {
-		return err
+	if err := makeFile(path); err != nil {
+		return errors.Join(err, s.lock.Close())
 	}
-	d, err := openSQLite(ctx, s.path)
+	d, err := openSQLite(ctx, path)
 	if err != nil {
-		return err
+		return errors.Join(err, s.lock.Close())
 	}
 	s.db = d
-	if err := s.checkSchema(ctx); err != nil {
-		return errors.Join(err, d.Close())
-	}
 	return nil
 }
 
@@ -112,9 +146,18 @@ func makeFile(path string) error {
 	return dir.Sync()
 }
 
-// Close writes what is still in memory and closes the database.
+// Close writes what is still in memory, ends this replica, and closes the
+// database. It waits for calls that still run.
 func (s *Store) Close() error {
-	return errors.Join(s.touched.close(), s.db.Close(), s.lock.Close())
+	return errors.Join(s.touched.close(), s.replica.close(), s.closeDatabase())
+}
+
+func (s *Store) closeDatabase() error {
+	err := s.db.Close()
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Close())
+	}
+	return err
 }
 
 // Now is the store's clock.

@@ -1,12 +1,17 @@
 package meta
 
 import (
+	"context"
+	"errors"
+	"flag"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/breakwater-oci/breakwater/hub/meta/metatest/pgtest"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
@@ -30,10 +35,71 @@ func (c *clock) pass(d time.Duration) {
 	c.t = c.t.Add(d)
 }
 
+// driver is the kind of database that newStore makes.
+var driver string
+
+// TestMain runs all tests on each kind of database. A test that is about one
+// kind runs with it alone, see only.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	drivers := []string{"sqlite", "postgres"}
+	if f := flag.Lookup("test.list"); f.Value.String() != "" {
+		drivers = drivers[:1]
+	}
+	status := 0
+	for _, driver = range drivers {
+		if driver == "postgres" {
+			switch err := pgtest.Available(); {
+			case errors.Is(err, pgtest.ErrMissing) && os.Getenv("CI") != "true":
+				fmt.Println("not tested on postgres:", err)
+				continue
+			case err != nil:
+				fmt.Println(err)
+				status = 1
+				continue
+			}
+		}
+		fmt.Println("database:", driver)
+		status = max(status, m.Run())
+	}
+	os.Exit(status)
+}
+
+// only skips a test that is about another kind of database, or about none and
+// has run with the first.
+func only(tb testing.TB, want string) {
+	tb.Helper()
+	if driver != want {
+		tb.Skip("runs with " + want)
+	}
+}
+
 // newStore opens a fresh database, up to date, closed at the test's end.
 func newStore(tb testing.TB, c *clock) *Store {
 	tb.Helper()
-	cfg := Config{Driver: "sqlite", DSN: filepath.Join(tb.TempDir(), "hub.db"), TouchEvery: time.Hour}
+	return openStore(tb, newDSN(tb), c)
+}
+
+// newDSN is a fresh database's.
+func newDSN(tb testing.TB) string {
+	tb.Helper()
+	if driver == "sqlite" {
+		return filepath.Join(tb.TempDir(), "hub.db")
+	}
+	return pgtest.Shared(tb).Copy(tb, "hub", func(dsn string) error {
+		s, err := Open(context.Background(), Config{Driver: driver, DSN: dsn})
+		if err != nil {
+			return err
+		}
+		return errors.Join(s.Migrate(context.Background()), s.Close())
+	})
+}
+
+// openStore opens a database, up to date, and closes it at the test's end. One
+// of Postgres can be opened again and again.
+func openStore(tb testing.TB, dsn string, c *clock) *Store {
+	tb.Helper()
+	cfg := Config{Driver: driver, DSN: dsn, TouchEvery: time.Hour}
 	if c != nil {
 		cfg.Now = c.now
 	}
@@ -46,8 +112,8 @@ func newStore(tb testing.TB, c *clock) *Store {
 			tb.Errorf("Close: %v", err)
 		}
 	})
-	if err := s.Migrate(tb.Context()); err != nil {
-		tb.Fatal(err)
+	if driver == "sqlite" { // the other is a copy of one that is up to date
+		must(tb, s.Migrate(tb.Context()))
 	}
 	return s
 }
@@ -68,13 +134,14 @@ func putBlob(tb testing.TB, s *Store, repo, text string) oci.Digest {
 	d := digestOf(text)
 	u := Upload{ID: "up-" + repo + text, StorageKey: "b/" + repo + text, Alg: "sha256", HashState: []byte{}}
 	must(tb, s.CreateUpload(tb.Context(), repo, u))
-	u, err := s.Upload(tb.Context(), repo, u.ID)
+	u, err := s.HoldUpload(tb.Context(), repo, u.ID)
 	must(tb, err)
 	won, err := s.CommitUpload(tb.Context(), u, d, int64(len(text)))
 	must(tb, err)
 	if !won {
 		must(tb, s.DeleteUpload(tb.Context(), u.ID))
 	}
+	must(tb, s.ReleaseUpload(tb.Context(), u.ID))
 	return d
 }
 

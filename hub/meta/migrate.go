@@ -5,33 +5,54 @@ import (
 	"database/sql"
 	"embed"
 	"fmt"
+	"io"
 	"io/fs"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/pressly/goose/v3"
 )
 
 //go:embed migrations/*.sql
-var migrations embed.FS
+var migrationFiles embed.FS
+
+// Migration is a step of the schema.
+type Migration struct {
+	Name string // of its file
+	SQL  string // as it is run, with comments
+}
 
 // Migrate brings the schema up to date: each migration that was not applied
-// yet, in order, each in a transaction of its own.
+// yet, in order, each in a transaction of its own. When one fails, the
+// database is as the one before it left it. Several processes may call it at
+// once: one works, the others wait.
 func (s *Store) Migrate(ctx context.Context) error {
-	return s.db.Plain(ctx, func(pool *sql.DB) error {
-		p, err := provider(pool)
-		if err != nil {
-			return err
-		}
-		if _, err := p.Up(ctx); err != nil {
-			return fmt.Errorf("migrate %s: %w", s.path, err)
-		}
-		return nil
+	err := s.db.Migrations(ctx, func(p *goose.Provider) error {
+		_, err := p.Up(ctx)
+		return err
 	})
+	if err != nil {
+		return fmt.Errorf("migrate %s: %w", s.name, translate(err))
+	}
+	// Whom we waited for may be of a newer release.
+	return s.checkSchema(ctx)
 }
 
 // Pending names the migrations that [Store.Migrate] would apply. It changes
 // nothing.
 func (s *Store) Pending(ctx context.Context) ([]string, error) {
+	plan, err := s.Plan(ctx)
+	var names []string
+	for _, m := range plan {
+		names = append(names, m.Name)
+	}
+	return names, err
+}
+
+// Plan lists the migrations that [Store.Migrate] would apply, with what they
+// would do. It changes nothing.
+func (s *Store) Plan(ctx context.Context) ([]Migration, error) {
 	applied, err := s.applied(ctx)
 	if err != nil {
 		return nil, err
@@ -40,13 +61,19 @@ func (s *Store) Pending(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var names []string
+	files := migrations(s.db.Schema)
+	var plan []Migration
 	for _, k := range known {
-		if !slices.Contains(applied, k.Version) {
-			names = append(names, k.Path)
+		if slices.Contains(applied, k.Version) {
+			continue
 		}
+		text, err := fs.ReadFile(files, k.Path)
+		if err != nil {
+			return nil, err
+		}
+		plan = append(plan, Migration{Name: k.Path, SQL: string(text)})
 	}
-	return names, nil
+	return plan, nil
 }
 
 // checkSchema refuses a database that is another program's, or that a newer
@@ -84,17 +111,33 @@ func (s *Store) applied(ctx context.Context) (versions []int64, err error) {
 
 // sources lists the migrations this release knows, in order.
 func sources() ([]*goose.Source, error) {
-	p, err := provider(new(sql.DB)) // only asked for what it was given
+	p, err := goose.NewProvider(goose.DialectSQLite3, new(sql.DB), migrations(nil), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return nil, err
 	}
 	return p.ListSources(), nil
 }
 
-func provider(pool *sql.DB) (*goose.Provider, error) {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return nil, err
+// migrations is a folder of the migrations, spelled for a database; nil as
+// they were written.
+func migrations(spell func(text string) string) fs.FS { return migrationFS{spell} }
+
+type migrationFS struct{ spell func(text string) string }
+
+// Open implements fs.FS.
+func (m migrationFS) Open(name string) (fs.File, error) {
+	f, err := migrationFiles.Open(path.Join("migrations", name))
+	if err != nil || m.spell == nil || name == "." {
+		return f, err
 	}
-	return goose.NewProvider(goose.DialectSQLite3, pool, files, goose.WithDisableGlobalRegistry(true))
+	text, err := io.ReadAll(f)
+	return migrationFile{strings.NewReader(m.spell(string(text))), f}, err
 }
+
+type migrationFile struct {
+	io.Reader
+	file fs.File
+}
+
+func (f migrationFile) Stat() (fs.FileInfo, error) { return f.file.Stat() }
+func (f migrationFile) Close() error               { return f.file.Close() }

@@ -7,17 +7,26 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
-// Referrers lists the manifests of a repository whose subject is d, by digest,
-// as distribution-spec v1.1 describes them ("Listing Referrers"): with
-// artifact type and annotations. artifactType "" is any. ErrNotFound when
-// there is no such repository.
+// Referrers lists what refers to d in a repository, by digest, as
+// distribution-spec v1.1 describes it ("Listing Referrers"): with artifact type
+// and annotations. That is each manifest whose subject is d, and each that the
+// index lists which clients keep under a tag when they do not know that subjects
+// are read here ([oci.ReferrersTag]). artifactType "" is any.
+// ErrNotFound when there is no such repository.
 func (s *Store) Referrers(ctx context.Context, repo string, d oci.Digest, artifactType string) (all []oci.Descriptor, err error) {
 	defer wrap(&err, "meta.Referrers(%q, %s)", repo, d)
 	rs, err := s.db.Query(ctx, `
 		SELECT m.digest, m.media_type, m.size_bytes, m.artifact_type, m.annotations
 		  FROM repos r JOIN manifests m ON m.repo_id = r.id
-		 WHERE r.name = $1 AND m.subject = $2 AND m.subject <> '' AND ($3 = '' OR m.artifact_type = $3)
-		 ORDER BY m.digest`, repo, d, artifactType)
+		 WHERE r.name = $1 AND m.subject = $2 AND m.subject <> '' AND ($4 = '' OR m.artifact_type = $4)
+		 UNION
+		SELECT m.digest, m.media_type, m.size_bytes, m.artifact_type, m.annotations
+		  FROM repos r JOIN tags t ON t.repo_id = r.id AND t.name = $3
+		  JOIN manifests i ON i.repo_id = r.id AND i.digest = t.digest
+		  JOIN manifest_refs f ON f.manifest_id = i.id AND f.kind = 'child'
+		  JOIN manifests m ON m.repo_id = r.id AND m.digest = f.digest
+		 WHERE r.name = $1 AND ($4 = '' OR m.artifact_type = $4)
+		 ORDER BY 1`, repo, d, oci.ReferrersTag(d), artifactType)
 	all, err = collect(rs, err, func(r row, m *oci.Descriptor) error {
 		var annotations string
 		if err := r.Scan(&m.Digest, &m.MediaType, &m.Size, &m.ArtifactType, &annotations); err != nil || annotations == "" {

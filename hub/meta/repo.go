@@ -15,15 +15,16 @@ type Place struct {
 	ProjectID    int64
 	Kind         Kind
 	Public       bool           // the project's
+	Redirect     Redirect       // the project's
 	Visibility   oci.Visibility // the repository's, of a proxy
 	VisibilityAt time.Time      // when that was learnt
 }
 
 // placeColumns are scanned by [Place.dest]: of repos r and projects p.
-const placeColumns = `r.id, p.id, p.kind, p.public, r.visibility, r.visibility_at`
+const placeColumns = `r.id, p.id, p.kind, p.public, p.redirect, r.visibility, r.visibility_at`
 
 func (p *Place) dest(more ...any) []any {
-	return append([]any{&p.RepoID, &p.ProjectID, &p.Kind, &p.Public, &p.Visibility, micros{&p.VisibilityAt}}, more...)
+	return append([]any{&p.RepoID, &p.ProjectID, &p.Kind, &p.Public, &p.Redirect, &p.Visibility, micros{&p.VisibilityAt}}, more...)
 }
 
 // Repo is a repository.
@@ -132,6 +133,20 @@ func (s *Store) Repositories(ctx context.Context, f RepoFilter, n int, last stri
 	names, err = collect(rs, err, func(r row, name *string) error { return r.Scan(name) })
 	names, more = page(names, n)
 	return names, more, err
+}
+
+// ReposWithBlob lists up to n local repositories that hold a blob, its bytes
+// being here. Those of the project come first: who pushes there is likely to
+// be allowed to read them.
+func (s *Store) ReposWithBlob(ctx context.Context, d oci.Digest, project string, n int) (names []string, err error) {
+	defer wrap(&err, "meta.ReposWithBlob(%s, %q, %d)", d, project, n)
+	rs, err := s.db.Query(ctx, `
+		SELECT r.name FROM repo_blobs g
+		  JOIN blobs b ON b.digest = g.blob_digest AND b.state = 'live'
+		  JOIN repos r ON r.id = g.repo_id JOIN projects p ON p.id = r.project_id
+		 WHERE g.blob_digest = $1 AND p.kind = 'local'
+		 ORDER BY CASE WHEN p.name = $2 THEN 0 ELSE 1 END, r.name LIMIT $3`, d, project, n)
+	return collect(rs, err, func(r row, name *string) error { return r.Scan(name) })
 }
 
 func isNoRow(err error) bool { return errors.Is(err, errNoRow) }

@@ -27,7 +27,7 @@ CREATE TABLE fills (
     digest      TEXT   NOT NULL,
     size_bytes  BIGINT NOT NULL,
     started_at  BIGINT NOT NULL
-, holder TEXT NOT NULL DEFAULT '');
+, holder TEXT NOT NULL DEFAULT '', doomed BOOLEAN NOT NULL DEFAULT FALSE);
 
 CREATE TABLE leases (
     name     TEXT   NOT NULL PRIMARY KEY,
@@ -180,7 +180,7 @@ CREATE TABLE uploads (
     hash_state   BYTEA  NOT NULL,
     started_at   BIGINT NOT NULL,
     updated_at   BIGINT NOT NULL
-, driver_state BYTEA, holder TEXT NOT NULL DEFAULT '');
+, driver_state BYTEA, holder TEXT NOT NULL DEFAULT '', doomed BOOLEAN NOT NULL DEFAULT FALSE);
 
 CREATE INDEX uploads_repo ON uploads (repo_id);
 
@@ -193,3 +193,5 @@ CREATE TABLE users (
     admin         BOOLEAN NOT NULL,
     created_at    BIGINT  NOT NULL
 , rights TEXT NOT NULL DEFAULT '[]', disabled BOOLEAN NOT NULL DEFAULT FALSE);
+
+CREATE INDEX users_admins ON users (id) WHERE admin;

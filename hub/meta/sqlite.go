@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"net/url"
 	"runtime"
+	"strings"
 	"sync"
 
+	"github.com/pressly/goose/v3"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -20,6 +22,8 @@ type sqliteDB struct {
 	path    string
 	readers *sql.DB
 	reads   statements
+
+	topics topics
 
 	turn   *semaphore.Weighted
 	writer *sql.DB // one connection
@@ -55,7 +59,7 @@ func (s *statements) get(ctx context.Context, on preparer, query string) (statem
 	if st, ok := s.byText[query]; ok {
 		return st, nil
 	}
-	prepared, err := on.PrepareContext(ctx, sqliteWords.Replace(query))
+	prepared, err := on.PrepareContext(ctx, spell(sqliteWords, query))
 	if err != nil {
 		return statement{}, err
 	}
@@ -150,14 +154,45 @@ func (d *sqliteDB) Exec(ctx context.Context, query string, args ...any) (int64, 
 		return 0, err
 	}
 	defer d.turn.Release(1)
-	return (&sqliteTx{d}).Exec(ctx, query, args...)
+	t := &sqliteTx{d: d}
+	if !strings.Contains(query, "{loose}") {
+		return t.Exec(ctx, query, args...)
+	}
+	// The log is written all the same, and is as whole after a crash as ever: the
+	// next commit that waits for the disk waits for this one too.
+	if err := d.synchronous(ctx, "NORMAL"); err != nil {
+		return 0, err
+	}
+	n, err := t.Exec(ctx, query, args...)
+	if full := d.synchronous(ctx, "FULL"); full != nil {
+		d.drop() // the next connection begins with it
+		err = errors.Join(err, full)
+	}
+	return n, err
+}
+
+// synchronous says what commits wait for, for who has the turn.
+func (d *sqliteDB) synchronous(ctx context.Context, level string) error {
+	if err := d.connect(ctx); err != nil {
+		return err
+	}
+	_, err := d.conn.ExecContext(context.WithoutCancel(ctx), "PRAGMA synchronous = "+level)
+	return err
+}
+
+// connect sees to it that there is a connection, for who has the turn.
+func (d *sqliteDB) connect(ctx context.Context) (err error) {
+	if d.conn == nil {
+		d.conn, err = d.writer.Conn(ctx)
+	}
+	return err
 }
 
 func (d *sqliteDB) Begin(ctx context.Context) (tx, error) {
 	if err := d.turn.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
-	t := &sqliteTx{d}
+	t := &sqliteTx{d: d}
 	if _, err := t.Exec(ctx, `BEGIN IMMEDIATE`); err != nil {
 		d.turn.Release(1)
 		return nil, err
@@ -165,7 +200,20 @@ func (d *sqliteDB) Begin(ctx context.Context) (tx, error) {
 	return t, nil
 }
 
-func (d *sqliteDB) Plain(ctx context.Context, fn func(*sql.DB) error) error {
+// Notify reaches who listens in this process, the only one there is.
+func (d *sqliteDB) Notify(_ context.Context, topic string) error {
+	d.topics.send(topic)
+	return nil
+}
+
+func (d *sqliteDB) Listen(ctx context.Context, fn func(topic string)) error {
+	return d.topics.listen(ctx, fn)
+}
+
+// Schema leaves a migration as it is written.
+func (d *sqliteDB) Schema(text string) string { return text }
+
+func (d *sqliteDB) Migrations(ctx context.Context, fn func(*goose.Provider) error) error {
 	if err := d.turn.Acquire(ctx, 1); err != nil {
 		return err
 	}
@@ -176,7 +224,11 @@ func (d *sqliteDB) Plain(ctx context.Context, fn func(*sql.DB) error) error {
 	}
 	defer pool.Close()
 	pool.SetMaxOpenConns(1)
-	return fn(pool)
+	p, err := goose.NewProvider(goose.DialectSQLite3, pool, migrations(nil), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return err
+	}
+	return fn(p)
 }
 
 // drop forgets the writing connection; the next writer makes another.
@@ -190,17 +242,18 @@ func (d *sqliteDB) drop() {
 
 // write is the statement for a text, for who has the turn.
 func (d *sqliteDB) write(ctx context.Context, query string) (st statement, err error) {
-	if d.conn == nil {
-		if d.conn, err = d.writer.Conn(ctx); err != nil {
-			return statement{}, err
-		}
+	if err := d.connect(ctx); err != nil {
+		return statement{}, err
 	}
 	return d.writes.get(ctx, d.conn, query)
 }
 
 // sqliteTx is the writer's turn. Its statements are short and are not
 // interrupted half-way; a context that ended keeps it from committing.
-type sqliteTx struct{ d *sqliteDB } // d is nil once it has ended
+type sqliteTx struct {
+	d      *sqliteDB // nil once it has ended
+	topics []string  // to be told of after the commit
+}
 
 func (t *sqliteTx) Exec(ctx context.Context, query string, args ...any) (int64, error) {
 	ctx = context.WithoutCancel(ctx)
@@ -240,7 +293,15 @@ func (t *sqliteTx) Commit(ctx context.Context) error {
 	if _, err := t.Exec(ctx, `COMMIT`); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
+	for _, topic := range t.topics {
+		t.d.topics.send(topic)
+	}
 	t.end()
+	return nil
+}
+
+func (t *sqliteTx) Notify(_ context.Context, topic string) error {
+	t.topics = append(t.topics, topic)
 	return nil
 }
 

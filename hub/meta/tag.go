@@ -40,10 +40,12 @@ func (s *Store) putTag(ctx context.Context, q querier, repoID int64, t Tag) erro
 // ErrNotFound when there is no such repository.
 func (s *Store) Tags(ctx context.Context, repo string, n int, last string) (all []Tag, more bool, err error) {
 	defer wrap(&err, "meta.Tags(%q, %d, %q)", repo, n, last)
+	// The repository is looked up apart: in a join, Postgres takes it for one of
+	// ordinary size, and sorts all tags of one that is not.
 	rs, err := s.db.Query(ctx, `
 		SELECT t.name, t.digest, t.media_type, t.size_bytes, t.updated_at, t.checked_at
-		  FROM repos r JOIN tags t ON t.repo_id = r.id
-		 WHERE r.name = $1 AND t.name > $2 ORDER BY t.name LIMIT $3`, repo, last, n+1)
+		  FROM tags t
+		 WHERE t.repo_id = (SELECT id FROM repos WHERE name = $1) AND t.name > $2 ORDER BY t.name LIMIT $3`, repo, last, n+1)
 	all, err = collect(rs, err, func(r row, t *Tag) error {
 		return r.Scan(&t.Name, &t.Digest, &t.MediaType, &t.SizeBytes, micros{&t.UpdatedAt}, micros{&t.CheckedAt})
 	})
@@ -60,9 +62,11 @@ func (s *Store) hasRepo(ctx context.Context, name string) error {
 	return s.db.QueryRow(ctx, `SELECT id FROM repos WHERE name = $1`, name).Scan(&id)
 }
 
-// DeleteTag removes a tag, or ErrNotFound. The manifest stays.
-func (s *Store) DeleteTag(ctx context.Context, repo, name string) (err error) {
-	defer wrap(&err, "meta.DeleteTag(%q, %q)", repo, name)
+// ForgetTag removes a tag from a proxy's repository, or ErrNotFound: its
+// upstream has it no longer. What users delete goes to the trash, see
+// [Store.DeleteTag].
+func (s *Store) ForgetTag(ctx context.Context, repo, name string) (err error) {
+	defer wrap(&err, "meta.ForgetTag(%q, %q)", repo, name)
 	return s.changeOne(ctx, `
 		DELETE FROM tags WHERE name = $2 AND repo_id = (SELECT id FROM repos WHERE name = $1)`, repo, name)
 }

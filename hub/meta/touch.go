@@ -1,10 +1,12 @@
 package meta
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -40,12 +42,14 @@ const (
 	touchBlob touchTable = iota
 	touchManifest
 	touchRepo
+	touchRobot
 )
 
 var touchSQL = [...]string{
 	touchBlob:     `UPDATE blobs SET last_used_at = $2 WHERE id = $1 AND last_used_at < $2`,
 	touchManifest: `UPDATE manifests SET last_pull_at = $2 WHERE id = $1 AND last_pull_at < $2`,
 	touchRepo:     `UPDATE repos SET last_pull_at = $2 WHERE id = $1 AND last_pull_at < $2`,
+	touchRobot:    `UPDATE robots SET last_used_at = $2 WHERE id = $1 AND last_used_at < $2`,
 }
 
 // Touch notes that a blob was used now. It is written some seconds later, and
@@ -131,15 +135,16 @@ func (t *touches) flush(ctx context.Context) error {
 // write takes out of batch what it has written.
 func (t *touches) write(ctx context.Context, batch map[touched]int64) (err error) {
 	defer wrap(&err, "meta.Flush")
-	for len(batch) > 0 {
-		done := make([]touched, 0, touchBatch)
+	// In one order, so that replicas that write the same rows wait for each other
+	// rather than lock each other out.
+	order := slices.SortedFunc(maps.Keys(batch), func(a, b touched) int {
+		return cmp.Or(cmp.Compare(a.table, b.table), cmp.Compare(a.id, b.id))
+	})
+	for some := range slices.Chunk(order, touchBatch) {
 		err := t.store.write(ctx, func(q querier) error {
-			for what, at := range batch {
-				if _, err := q.Exec(ctx, touchSQL[what.table], what.id, at); err != nil {
+			for _, what := range some {
+				if _, err := q.Exec(ctx, touchSQL[what.table], what.id, batch[what]); err != nil {
 					return err
-				}
-				if done = append(done, what); len(done) == touchBatch {
-					break
 				}
 			}
 			return nil
@@ -147,7 +152,7 @@ func (t *touches) write(ctx context.Context, batch map[touched]int64) (err error
 		if err != nil {
 			return err
 		}
-		for _, what := range done {
+		for _, what := range some {
 			delete(batch, what)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 )
 
 func TestTouchIsWrittenAfterAWhile(t *testing.T) {
+	only(t, "sqlite")
 	dsn := filepath.Join(t.TempDir(), "hub.db")
 	synctest.Test(t, func(t *testing.T) {
 		s, err := Open(t.Context(), Config{Driver: "sqlite", DSN: dsn})

@@ -53,22 +53,33 @@ func (p *Proxy) Blob(ctx context.Context, repo string, d oci.Digest) (*oci.Blob,
 			want.Size = row.SizeBytes
 		}
 		if row.StorageKey != "" && !row.CheckedAt.IsZero() {
-			b, err := p.blobs.open(row.Blob)
-			if err == nil {
-				b.Visibility = p.seen(row.Visibility)
-				return b, nil
-			}
-			p.o.Log.Error("stored blob cannot be read", "repo", repo, "digest", d, "err", err)
-			return nil, err
+			return p.stored(ctx, repo, row)
 		}
 	}
-	b, err := p.blobs.Blob(ctx, want, p.source(repo, d))
+	o := &origin{blobs: p.blobs, repo: repo, digest: d, upstream: p.upstream(repo, d)}
+	b, err := p.blobs.Blob(ctx, want, o.open)
 	if err != nil {
 		return nil, err
 	}
 	if b.Visibility, err = p.readable(ctx, repo, d); err != nil {
 		b.Close()
 		return nil, err
+	}
+	return b, nil
+}
+
+// stored opens a blob that is here and that the repository has shown.
+func (p *Proxy) stored(ctx context.Context, repo string, row meta.GrantedBlob) (*oci.Blob, error) {
+	b, err := p.blobs.store.open(ctx, row.Blob)
+	if err != nil {
+		p.o.Log.Error("stored blob cannot be read", "repo", repo, "digest", row.Digest, "err", err)
+		return nil, err
+	}
+	b.Visibility = p.seen(row.Visibility)
+	if p.o.Redirect != nil && p.o.Redirect(ctx, row.Place) {
+		b.Redirect = func(ctx context.Context) (string, error) {
+			return p.blobs.store.keys.URL(ctx, row.StorageKey, urlTTL)
+		}
 	}
 	return b, nil
 }
@@ -94,7 +105,8 @@ func (p *Proxy) readable(ctx context.Context, repo string, d oci.Digest) (oci.Vi
 	return info.Visibility, err
 }
 
-func (p *Proxy) source(repo string, d oci.Digest) pullthrough.Source {
+// upstream opens a blob at the registry that the proxy is of.
+func (p *Proxy) upstream(repo string, d oci.Digest) pullthrough.Source {
 	return func(ctx context.Context, off int64) (*pullthrough.Stream, error) {
 		name, err := p.name(repo)
 		if err != nil {

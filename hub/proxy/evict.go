@@ -19,7 +19,7 @@ type Limits struct {
 // ago goes first; what another project may read as well stays.
 type Evictor struct {
 	Rows    *meta.Store
-	FS      *blob.FS
+	Keys    blob.Store
 	Project int64
 	Limits  Limits
 	Log     *slog.Logger
@@ -70,51 +70,52 @@ func (e *Evictor) evict(ctx context.Context, before time.Time, enough int64) (fr
 		if err != nil {
 			return freed, err
 		}
-		progress := false
+		var gone []meta.Blob
 		for _, b := range oldest {
 			if enough >= 0 && freed >= enough {
-				return freed, nil
+				break
 			}
 			doomed, err := e.Rows.Doom(ctx, e.Project, b.ID, b.LastUsedAt)
 			if err != nil {
 				return freed, err
 			}
-			if !doomed { // used again meanwhile
-				continue
-			}
-			progress = true
-			freed += b.SizeBytes
-			if err := remove(ctx, e.Rows, e.FS, b); err != nil {
-				return freed, err
+			if doomed { // else used again meanwhile
+				gone = append(gone, b)
+				freed += b.SizeBytes
 			}
 		}
-		if !progress {
-			return freed, nil
+		if err := remove(ctx, e.Rows, e.Keys, gone); err != nil || len(gone) == 0 {
+			return freed, err
 		}
 	}
 }
 
-// remove deletes a doomed blob's bytes, then its row. Readers that have it
+// remove deletes doomed blobs' bytes, then their rows. Readers that have one
 // open go on.
-func remove(ctx context.Context, rows *meta.Store, fs *blob.FS, b meta.Blob) error {
-	if err := fs.Delete(b.StorageKey); err != nil {
+func remove(ctx context.Context, rows *meta.Store, keys blob.Store, doomed []meta.Blob) error {
+	if len(doomed) == 0 {
+		return nil
+	}
+	all := make([]string, len(doomed))
+	for i, b := range doomed {
+		all[i] = b.StorageKey
+	}
+	if err := keys.Delete(ctx, all...); err != nil {
 		return err
 	}
-	return rows.DropBlob(ctx, b.ID)
+	return rows.DropBlobs(ctx, doomed...)
 }
 
 // Sweep finishes removals that a crash interrupted.
-func Sweep(ctx context.Context, rows *meta.Store, fs *blob.FS) error {
+func Sweep(ctx context.Context, rows *meta.Store, keys blob.Store) error {
 	for last := int64(0); ; {
 		doomed, err := rows.Doomed(ctx, evictBatch, last)
 		if err != nil || len(doomed) == 0 {
 			return err
 		}
-		for _, b := range doomed {
-			if err := remove(ctx, rows, fs, b); err != nil {
-				return err
-			}
-			last = b.ID
+		if err := remove(ctx, rows, keys, doomed); err != nil {
+			return err
 		}
+		last = doomed[len(doomed)-1].ID
 	}
 }

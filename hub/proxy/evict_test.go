@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -22,7 +21,7 @@ type shelf struct {
 	t       *testing.T
 	dir     string
 	rows    *meta.Store
-	fs      *blob.FS
+	keys    blob.Store
 	blobs   *Blobs
 	project meta.Project
 	repo    meta.Repo
@@ -33,9 +32,10 @@ func newShelf(t *testing.T) *shelf {
 	s := &shelf{t: t, dir: t.TempDir()}
 	s.now.Store(1_000_000)
 	var err error
-	if s.fs, err = blob.OpenFS(filepath.Join(s.dir, "blobs")); err != nil {
+	if s.keys, err = blob.NewFS(filepath.Join(s.dir, "blobs")); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { must(t, s.keys.Close()) })
 	s.open()
 	t.Cleanup(s.close)
 	if s.project, err = s.rows.PutProject(t.Context(), meta.Project{Name: "docker.io", Kind: meta.Proxy, Public: true, Source: meta.FromFile}); err != nil {
@@ -59,7 +59,7 @@ func (s *shelf) open() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.blobs = NewBlobs(s.rows, s.fs, pullthrough.Options{})
+	s.blobs = NewBlobs(s.rows, s.keys, BlobOptions{})
 }
 
 func (s *shelf) close() {
@@ -107,22 +107,14 @@ func (s *shelf) has(d oci.Digest) bool {
 }
 
 // files counts what lies in storage.
-func (s *shelf) files() (n int) {
+func (s *shelf) files() int {
 	s.t.Helper()
-	err := filepath.WalkDir(filepath.Join(s.dir, "blobs"), func(_ string, e os.DirEntry, err error) error {
-		if err == nil && e.Type().IsRegular() {
-			n++
-		}
-		return err
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	n, _ := leftIn(s.t, s.rows, s.keys)
 	return n
 }
 
 func (s *shelf) evictor(l Limits) *Evictor {
-	return &Evictor{Rows: s.rows, FS: s.fs, Project: s.project.ID, Limits: l, Log: slog.New(slog.DiscardHandler)}
+	return &Evictor{Rows: s.rows, Keys: s.keys, Project: s.project.ID, Limits: l, Log: slog.New(slog.DiscardHandler)}
 }
 
 func TestEvictOld(t *testing.T) {
@@ -177,26 +169,48 @@ func TestEvictLeavesOthers(t *testing.T) {
 	}
 }
 
-// A fill that a crash ended leaves a row and a file, where files need a name;
-// the next start takes both.
+// A fill that a crash ended leaves a row, and maybe bytes; the next start takes
+// both. What was committed by then is not touched.
 func TestReclaim(t *testing.T) {
 	s := newShelf(t)
-	kept := s.fill("whole")
-	s.blobs.store.unnamed = noUnnamed
-	if _, err := s.blobs.store.Begin(t.Context(), oci.FromBytes([]byte("dead")), 4<<20); err != nil {
-		t.Fatal(err)
+	whole := s.fill("whole")
+	dead := oci.FromBytes([]byte("dead"))
+	for _, key := range []string{blob.NewKey(), blob.NewKey()} {
+		must(t, s.rows.StartFill(t.Context(), key, dead, 4))
+		spool, err := s.keys.NewSpool(t.Context(), 4)
+		must(t, err)
+		_, err = spool.File().WriteString("dead")
+		must(t, err)
+		must(t, spool.Keep(t.Context(), key, 4))
+		must(t, spool.Close())
 	}
-	if s.files() != 2 {
-		t.Fatalf("%d files, want the whole and the dead one", s.files())
+	must(t, s.rows.StartFill(t.Context(), blob.NewKey(), dead, 4)) // its key has no bytes yet
+	if s.files() != 3 {
+		t.Fatalf("%d files, want the whole and two dead ones", s.files())
 	}
 	s.close()
 	s.now.Add(60)
 	s.open()
-	if err := s.blobs.Reclaim(t.Context()); err != nil {
-		t.Fatal(err)
+	must(t, s.blobs.Reclaim(t.Context()))
+	if _, fills := leftIn(t, s.rows, s.keys); s.files() != 1 || fills != 0 || !s.has(whole) {
+		t.Errorf("%d files and %d rows after the next start, whole one there: %v", s.files(), fills, s.has(whole))
 	}
-	if s.files() != 1 || !s.has(kept) {
-		t.Errorf("%d files after the next start, whole one there: %v", s.files(), s.has(kept))
+}
+
+// A key that someone here writes to is not taken for one that was left.
+func TestReclaimLeavesWhatIsWritten(t *testing.T) {
+	s := newShelf(t)
+	key := blob.NewKey()
+	done := s.blobs.store.write(key)
+	must(t, s.rows.StartFill(t.Context(), key, oci.FromBytes(nil), 0))
+	must(t, s.blobs.Reclaim(t.Context()))
+	if _, fills := leftIn(t, s.rows, s.keys); fills != 1 {
+		t.Errorf("%d fills while it is written, want 1", fills)
+	}
+	done()
+	must(t, s.blobs.Reclaim(t.Context()))
+	if _, fills := leftIn(t, s.rows, s.keys); fills != 0 {
+		t.Errorf("%d fills after it was given up", fills)
 	}
 }
 
@@ -215,7 +229,7 @@ func TestSweep(t *testing.T) {
 	if doomed, err := s.rows.Doom(t.Context(), s.project.ID, b.ID, b.LastUsedAt); err != nil || !doomed {
 		t.Fatalf("Doom = %v, %v", doomed, err)
 	}
-	if err := Sweep(t.Context(), s.rows, s.fs); err != nil || s.files() != 0 {
+	if err := Sweep(t.Context(), s.rows, s.keys); err != nil || s.files() != 0 {
 		t.Errorf("%v, %d files", err, s.files())
 	}
 }

@@ -3,11 +3,9 @@ package proxy
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"io"
-	"io/fs"
+	"log/slog"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -28,6 +26,7 @@ type rig struct {
 	faults *ocitest.FaultProxy
 	bytes  []byte
 	digest oci.Digest
+	image  oci.Digest // of a manifest, library/a:v1
 }
 
 const (
@@ -43,6 +42,9 @@ func newRig(t *testing.T) *rig {
 	for _, repo := range []string{"library/a", "library/b"} {
 		must(t, ocitest.PushBlob(t.Context(), upstream, repo, g.bytes))
 	}
+	image := ocitest.Image(2, 1, 100)
+	must(t, image.Push(t.Context(), upstream, "library/a", "v1"))
+	g.image = image.Descriptor.Digest
 	g.faults = ocitest.NewFaultProxy(ociserver.New(upstream, ociserver.Options{}))
 	srv := httptest.NewServer(g.faults)
 	t.Cleanup(srv.Close)
@@ -54,13 +56,13 @@ func newRig(t *testing.T) *rig {
 	must(t, rows.Migrate(t.Context()))
 	_, err = rows.PutProject(t.Context(), meta.Project{Name: "docker.io", Kind: meta.Proxy, Public: true, Source: meta.FromFile})
 	must(t, err)
-	store, err := blob.OpenFS(filepath.Join(t.TempDir(), "blobs"))
+	store, err := blob.NewFS(filepath.Join(t.TempDir(), "blobs"))
 	must(t, err)
 	client, err := ociclient.New(ociclient.Options{URL: srv.URL})
 	must(t, err)
-	blobs := NewBlobs(rows, store, pullthrough.Options{})
+	blobs := NewBlobs(rows, store, BlobOptions{})
 	t.Cleanup(blobs.Close)
-	g.Proxy = New(rows, blobs, Options{Registry: "docker.io", Public: true, Upstream: client, Anonymous: client})
+	g.Proxy = New(rows, blobs, Options{Registry: "docker.io", Public: true, Upstream: client, Anonymous: client, Log: slog.New(slog.DiscardHandler)})
 	return g
 }
 
@@ -77,13 +79,18 @@ func (g *rig) read(ctx context.Context, t *testing.T, repo string, n int) (*oci.
 	return b, string(got)
 }
 
-// left lists the files there are and the fills that the database knows.
-func (g *rig) left(t *testing.T) (files, fills int) {
+// left counts the keys there are and the fills that the database knows.
+func (g *rig) left(t *testing.T) (keys, fills int) {
 	t.Helper()
-	must(t, g.blobs.store.fs.Walk(t.Context(), func(string, fs.FileInfo) error { files++; return nil }))
-	all, err := g.rows.Fills(t.Context(), time.Now().Add(time.Hour), 100, "")
+	return leftIn(t, g.rows, g.blobs.store.keys)
+}
+
+func leftIn(t *testing.T, rows *meta.Store, keys blob.Store) (objects, fills int) {
+	t.Helper()
+	must(t, keys.Walk(t.Context(), "", func(blob.Object) error { objects++; return nil }))
+	all, err := rows.LeftFills(t.Context(), 0, 100, "")
 	must(t, err)
-	return files, len(all)
+	return objects, len(all)
 }
 
 // stored waits until the blob has its row.
@@ -173,54 +180,37 @@ func TestJoinAFetch(t *testing.T) {
 	}
 }
 
-// noUnnamed stands for a file system on which every file has a name.
-func noUnnamed() (*os.File, error) { return nil, errors.ErrUnsupported }
-
-// Of a fill that is given up nothing is left, of one that is committed its
-// file alone; also where files cannot be without a name.
+// Of a fill that is given up nothing is left, of one that is committed its key
+// alone.
 func TestFillLeavesNothing(t *testing.T) {
-	for _, tt := range []struct {
-		name    string
-		unnamed bool
-		during  int // files and rows while it runs
-	}{
-		{"unnamed", true, 0},
-		{"named", false, 1},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			g := newRig(t)
-			if !tt.unnamed {
-				g.blobs.store.unnamed = noUnnamed
-			}
-			for _, commit := range []bool{false, true} {
-				p, err := g.blobs.store.Begin(t.Context(), g.digest, int64(len(g.bytes)))
-				must(t, err)
-				if _, err := p.File().Write(g.bytes); err != nil {
-					t.Fatal(err)
-				}
-				if files, fills := g.left(t); files != tt.during || fills != tt.during {
-					t.Errorf("while it runs there are %d files and %d rows, want %d", files, fills, tt.during)
-				}
-				want := 0
-				if commit {
-					must(t, p.Commit(t.Context()))
-					want = 1
-				}
-				must(t, p.Close(false))
-				if files, fills := g.left(t); files != want || fills != 0 {
-					t.Errorf("committed %t: %d files and %d rows are left, want %d and 0", commit, files, fills, want)
-				}
-			}
-			b, err := g.blobs.store.Open(t.Context(), g.digest)
-			must(t, err)
-			defer b.Close()
-			section, err := b.Section(t.Context(), 0, b.Size)
-			must(t, err)
-			defer section.Close()
-			if got, err := io.ReadAll(section); err != nil || oci.FromBytes(got) != g.digest {
-				t.Errorf("what was stored is %s, %v", oci.FromBytes(got), err)
-			}
-		})
+	g := newRig(t)
+	for _, commit := range []bool{false, true} {
+		p, err := g.blobs.store.Begin(t.Context(), g.digest, int64(len(g.bytes)))
+		must(t, err)
+		if _, err := p.File().Write(g.bytes); err != nil {
+			t.Fatal(err)
+		}
+		if keys, fills := g.left(t); keys != 0 || fills != 0 {
+			t.Errorf("while it runs there are %d keys and %d rows", keys, fills)
+		}
+		want := 0
+		if commit {
+			must(t, p.Commit(t.Context()))
+			want = 1
+		}
+		must(t, p.Close(false))
+		if keys, fills := g.left(t); keys != want || fills != 0 {
+			t.Errorf("committed %t: %d keys and %d rows are left, want %d and 0", commit, keys, fills, want)
+		}
+	}
+	b, err := g.blobs.store.Open(t.Context(), g.digest)
+	must(t, err)
+	defer b.Close()
+	section, err := b.Section(t.Context(), 0, b.Size)
+	must(t, err)
+	defer section.Close()
+	if got, err := io.ReadAll(section); err != nil || oci.FromBytes(got) != g.digest {
+		t.Errorf("what was stored is %s, %v", oci.FromBytes(got), err)
 	}
 }
 
@@ -230,7 +220,7 @@ func TestFillTooLarge(t *testing.T) {
 	if _, err := g.blobs.store.Begin(t.Context(), g.digest, 1<<60); oci.CodeOf(err) != oci.NoSpace {
 		t.Errorf("Begin: %v, want %s", err, oci.NoSpace)
 	}
-	if files, fills := g.left(t); files != 0 || fills != 0 {
-		t.Errorf("%d files and %d rows are left", files, fills)
+	if keys, fills := g.left(t); keys != 0 || fills != 0 {
+		t.Errorf("%d keys and %d rows are left", keys, fills)
 	}
 }

@@ -18,7 +18,7 @@ func (p *Proxy) Resolve(ctx context.Context, repo string, ref oci.Reference) (oc
 		return oci.Manifest{}, err
 	}
 	if ref.IsDigest() && p.confirmed(repo, ref.Digest) {
-		if m, err := p.stored(ctx, repo, ref.Digest); err == nil {
+		if m, err := p.rows.ManifestByDigest(ctx, repo, ref.Digest); err == nil {
 			return p.answer(m), nil
 		}
 	}
@@ -68,7 +68,7 @@ func (p *Proxy) resolveForGet(ctx context.Context, repo string, ref oci.Referenc
 		}
 		switch _, err := p.rows.StatManifest(ctx, repo, ref.Digest); {
 		case errors.Is(err, meta.ErrNotFound):
-			return p.fetch(ctx, repo, ref)
+			return p.fetch(ctx, repo, ref.Digest)
 		case err != nil:
 			return oci.Manifest{}, err
 		}
@@ -78,19 +78,15 @@ func (p *Proxy) resolveForGet(ctx context.Context, repo string, ref oci.Referenc
 
 // byDigest is a manifest from the rows, else fetched.
 func (p *Proxy) byDigest(ctx context.Context, repo string, d oci.Digest) (oci.Manifest, error) {
-	m, err := p.stored(ctx, repo, d)
+	m, err := p.rows.ManifestByDigest(ctx, repo, d)
 	switch {
 	case err == nil:
 		p.rows.Pulled(m.RepoID, m.ID)
 		return p.answer(m), nil
 	case errors.Is(err, meta.ErrNotFound):
-		return p.fetch(ctx, repo, oci.Digested(d))
+		return p.fetch(ctx, repo, d)
 	}
 	return oci.Manifest{}, err
-}
-
-func (p *Proxy) stored(ctx context.Context, repo string, d oci.Digest) (meta.Manifest, error) {
-	return p.rows.ManifestByDigest(ctx, repo, d)
 }
 
 // answer is a stored manifest as it is given out.
@@ -102,52 +98,6 @@ func (p *Proxy) answer(m meta.Manifest) oci.Manifest {
 			MaxAge: p.o.FreshFor, StaleIfError: p.o.ServeStale,
 		},
 	}
-}
-
-// fetch brings a manifest in by a GET, once for all who ask at the time, and
-// stores it before it answers.
-func (p *Proxy) fetch(ctx context.Context, repo string, ref oci.Reference) (oci.Manifest, error) {
-	done := p.fetches.DoChan(repo+"@"+ref.String(), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
-		defer cancel()
-		name, err := p.name(repo)
-		if err != nil {
-			return nil, err
-		}
-		if err := p.held(); err != nil {
-			return nil, err
-		}
-		m, err := p.o.Upstream.Manifest(ctx, name, ref)
-		if err != nil {
-			return nil, err
-		}
-		m.Visibility = p.visibility(ctx, repo, name, ref)
-		m.MaxAge, m.StaleIfError = p.o.FreshFor, p.o.ServeStale
-		return m, p.store(ctx, repo, ref, m)
-	})
-	select {
-	case res := <-done:
-		m, _ := res.Val.(oci.Manifest)
-		return m, res.Err
-	case <-ctx.Done():
-		return oci.Manifest{}, context.Cause(ctx)
-	}
-}
-
-// store makes a fetched manifest a row, with the tag it was fetched by.
-func (p *Proxy) store(ctx context.Context, repo string, ref oci.Reference, m oci.Manifest) error {
-	links, err := oci.ParseManifest(m.MediaType, m.Bytes)
-	if err != nil {
-		return &oci.Error{Code: oci.Unavailable, Message: p.o.Registry + " did not answer with a manifest", Err: err}
-	}
-	if err := p.rows.PutProxied(ctx, meta.NewManifest{Repo: repo, Digest: m.Digest, Body: m.Bytes, Links: links, Tag: ref.Tag}); err != nil {
-		return err
-	}
-	r, err := p.rows.Repo(ctx, repo)
-	if err != nil || r.Visibility == m.Visibility {
-		return err
-	}
-	return p.rows.SetVisibility(ctx, r.RepoID, m.Visibility)
 }
 
 // ask puts a reference's question to the upstream, by a HEAD.
@@ -166,14 +116,6 @@ func (p *Proxy) ask(ctx context.Context, repo string, ref oci.Reference, fallbac
 	m.Visibility = p.visibility(ctx, repo, name, ref)
 	m.MaxAge, m.StaleIfError = p.o.FreshFor, p.o.ServeStale
 	return m, nil
-}
-
-// confirm lets a digest of a pull that has just been confirmed by its tag, or
-// by its index, go without a question of its own.
-func (p *Proxy) confirm(repo string, d oci.Digest) { p.recent.Add(repo+"@"+d.String(), struct{}{}) }
-
-func (p *Proxy) confirmed(repo string, d oci.Digest) bool {
-	return p.recent.Contains(repo + "@" + d.String())
 }
 
 // memory keeps what references resolved to in rows.
@@ -205,10 +147,18 @@ func (x memory) Recall(ctx context.Context, repo string, ref oci.Reference) (pul
 // stale it is need not be known to the second.
 const rewriteAfter = 30 * time.Second
 
+// Learn does not fail for what cannot be kept: the answer is good.
 func (x memory) Learn(ctx context.Context, repo string, ref oci.Reference, k pullthrough.Known, m oci.Manifest) error {
 	if m.Bytes != nil {
-		return x.p.store(ctx, repo, ref, m)
+		return x.p.keep(ctx, repo, ref, m)
 	}
+	if err := x.learn(ctx, repo, ref, k); err != nil {
+		x.p.unkept(referenceKind, repo, ref, err)
+	}
+	return nil
+}
+
+func (x memory) learn(ctx context.Context, repo string, ref oci.Reference, k pullthrough.Known) error {
 	if x.p.o.FreshFor == 0 {
 		was, ok, err := x.Recall(ctx, repo, ref)
 		if err == nil && ok && was.Digest == k.Digest && was.Visibility == k.Visibility && k.CheckedAt.Sub(was.CheckedAt) < rewriteAfter {
@@ -234,9 +184,9 @@ func (x memory) Learn(ctx context.Context, repo string, ref oci.Reference, k pul
 func (x memory) Forget(ctx context.Context, repo string, ref oci.Reference) error {
 	var err error
 	if ref.IsDigest() {
-		err = x.p.rows.DeleteManifest(ctx, repo, ref.Digest)
+		err = x.p.rows.ForgetManifest(ctx, repo, ref.Digest)
 	} else {
-		err = x.p.rows.DeleteTag(ctx, repo, ref.Tag)
+		err = x.p.rows.ForgetTag(ctx, repo, ref.Tag)
 	}
 	if errors.Is(err, meta.ErrNotFound) {
 		return nil

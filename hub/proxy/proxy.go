@@ -2,6 +2,10 @@
 // fetched: credentials, allow list, lifetimes, limits. Manifests and tags are
 // rows at once; a blob's bytes are fetched when somebody asks for them.
 //
+// Replicas of a hub that share rows and storage fetch everything once between
+// them: one leads a fill, the others read along from it (peer.go), and one of
+// them goes on when it dies.
+//
 // Names given to it are the hub's whole paths, "docker.io/library/nginx".
 // Who may call is decided in front of it (hub/gate); it says in its answers
 // whether a repository is public at its registry.
@@ -15,7 +19,6 @@ import (
 	"time"
 
 	"github.com/bmatcuk/doublestar/v4"
-	"github.com/hashicorp/golang-lru/v2/expirable"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/breakwater-oci/breakwater/hub/meta"
@@ -31,11 +34,6 @@ const (
 	fallbackTimeout = 2 * time.Second
 )
 
-// samePull is how long a digest needs no question of its own after a tag that
-// points at it was confirmed: the client that asked for the tag is about to
-// ask for the digest and for an index's child.
-const samePull = 5 * time.Second
-
 // Options are one upstream's rules.
 type Options struct {
 	Registry    string   // what images are called by: "docker.io"
@@ -48,7 +46,10 @@ type Options struct {
 	Credentials bool              // the upstream is asked with an account's
 	Upstream    *ociclient.Client // with the account's credentials, if any
 	Anonymous   *ociclient.Client // without; for the probe of what is public
-	Log         *slog.Logger
+	// Redirect says whether whoever asks may be sent to the storage itself for a
+	// blob that is found at this place; nil sends nobody.
+	Redirect func(ctx context.Context, p meta.Place) bool
+	Log      *slog.Logger
 }
 
 // Proxy implements [oci.Registry] for one upstream: pulls and lists. Pushes
@@ -60,8 +61,7 @@ type Proxy struct {
 	blobs    *Blobs
 	resolver *pullthrough.Resolver
 	fetches  singleflight.Group
-	recent   *expirable.LRU[string, struct{}] // repo@digest confirmed by a tag just now
-	public   *expirable.LRU[string, oci.Visibility]
+	*recent
 }
 
 var _ oci.Registry = (*Proxy)(nil)
@@ -72,9 +72,7 @@ func New(rows *meta.Store, blobs *Blobs, o Options) *Proxy {
 		o.Path = oci.RegistryPath(o.Registry)
 	}
 	p := &Proxy{
-		readOnly: readOnly{o.Registry}, o: o, rows: rows, blobs: blobs,
-		recent: expirable.NewLRU[string, struct{}](4096, nil, samePull),
-		public: expirable.NewLRU[string, oci.Visibility](10_000, nil, 10*time.Minute),
+		readOnly: readOnly{o.Registry}, o: o, rows: rows, blobs: blobs, recent: blobs.recent,
 	}
 	p.resolver = &pullthrough.Resolver{
 		Memory: memory{p}, Ask: p.ask, KeepRemoved: o.KeepRemoved,
@@ -107,16 +105,16 @@ func (p *Proxy) visibility(ctx context.Context, repo, name string, ref oci.Refer
 	if v, ok := p.always(); ok {
 		return v
 	}
-	if v, ok := p.public.Get(repo); ok {
+	if v, ok := p.visible.Get(repo); ok {
 		return v
 	}
 	_, err := p.o.Anonymous.Resolve(ctx, name, ref)
 	switch {
 	case err == nil:
-		p.public.Add(repo, oci.Public)
+		p.visible.Add(repo, oci.Public)
 		return oci.Public
 	case oci.IsAbsent(err):
-		p.public.Add(repo, oci.Private)
+		p.visible.Add(repo, oci.Private)
 	default: // not known: nobody gets in on a guess, and it is asked again
 		p.o.Log.Debug("anonymous probe unanswered", "repo", repo, "err", err)
 	}

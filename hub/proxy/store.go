@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/breakwater-oci/breakwater/hub/blob"
 	"github.com/breakwater-oci/breakwater/hub/meta"
@@ -13,50 +16,81 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/pullthrough"
 )
 
-// Blobs fetches blobs into the hub's storage, each once for all proxies.
+// Blobs fetches blobs into the hub's storage, each once for all proxies and
+// for all replicas of the hub.
 type Blobs struct {
 	*pullthrough.Engine
-	store *store
+	store   *store
+	leads   *leads
+	peers   *peers // nil: there are none
+	recent  *recent
+	metrics *metrics
+	log     *slog.Logger
+	once    sync.Once     // of Close
+	grace   time.Duration // closeGrace
+}
+
+// BlobOptions tune [Blobs]; the zero value works for a hub that is alone.
+type BlobOptions struct {
+	pullthrough.Options
+	// Peers: other replicas may share rows and storage. nil: none does, and no
+	// lease is asked for.
+	Peers   *Peers
+	Metrics prometheus.Registerer
 }
 
 // NewBlobs joins storage and rows. Fills that a crash left are taken away by
 // [Blobs.Reclaim].
-func NewBlobs(rows *meta.Store, fs *blob.FS, o pullthrough.Options) *Blobs {
+func NewBlobs(rows *meta.Store, keys blob.Store, o BlobOptions) *Blobs {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &store{rows: rows, fs: fs, unnamed: fs.CreateUnnamed, shown: newShown(), log: o.Log}
-	return &Blobs{Engine: pullthrough.New(s, o), store: s}
-}
-
-// Reclaim frees the space of fills that no process writes any more: at a
-// start, before the first pull.
-func (b *Blobs) Reclaim(ctx context.Context) error {
-	for last := ""; ; {
-		dead, err := b.store.rows.Fills(ctx, b.store.rows.Now(), 200, last)
-		if err != nil || len(dead) == 0 {
-			return err
-		}
-		for _, f := range dead {
-			if err := b.store.drop(ctx, f.StorageKey); err != nil {
-				return err
-			}
-			last = f.StorageKey
-		}
-		b.store.log.Info("space of interrupted fetches reclaimed", "fills", len(dead))
+	b := &Blobs{
+		leads: newLeads(rows, o.Peers == nil, o.Log), recent: newRecent(),
+		metrics: newMetrics(o.Metrics), log: o.Log, grace: closeGrace,
 	}
+	if o.Peers != nil {
+		b.peers = newPeers(*o.Peers)
+	}
+	b.store = &store{
+		rows: rows, keys: keys, leads: b.leads, shown: newShown(), metrics: b.metrics, log: o.Log,
+		writing: make(map[string]struct{}), closing: make(chan struct{}), closed: make(chan struct{}),
+	}
+	b.Engine = pullthrough.New(b.store, o.Options)
+	return b
 }
 
-// open opens a stored blob.
-func (b *Blobs) open(row meta.Blob) (*oci.Blob, error) { return b.store.open(row) }
+// closeGrace is how long what is whole may still take to be kept when the
+// process ends. What is not kept is fetched again.
+const closeGrace = 10 * time.Second
+
+// Close ends all fills and drops their leases, so that other replicas take over
+// at once. [PeerHandler] is best served until then: what drains is still read
+// along from.
+func (b *Blobs) Close() { b.once.Do(b.close) }
+
+func (b *Blobs) close() {
+	close(b.store.closing)
+	t := time.AfterFunc(b.grace, func() { close(b.store.closed) })
+	defer t.Stop()
+	b.Engine.Close()
+	b.leads.wait()
+}
 
 // store is the [pullthrough.Store] of the hub.
 type store struct {
 	rows    *meta.Store
-	fs      *blob.FS
-	unnamed func() (*os.File, error) // fs.CreateUnnamed
+	keys    blob.Store
+	leads   *leads
 	shown   *shown
+	metrics *metrics
 	log     *slog.Logger
+
+	closing chan struct{} // closed: nobody waits for other replicas any more
+	closed  chan struct{} // closed: nor for storage
+
+	mu      sync.Mutex
+	writing map[string]struct{} // storage keys that are someone's here
 }
 
 // Open implements [pullthrough.Store].
@@ -68,16 +102,20 @@ func (s *store) Open(ctx context.Context, d oci.Digest) (*oci.Blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.open(row)
+	return s.open(ctx, row)
 }
 
-func (s *store) open(row meta.Blob) (*oci.Blob, error) {
-	f, err := s.fs.Open(row.StorageKey)
+// urlTTL is how long a client may take to begin with a GET at the storage.
+const urlTTL = 10 * time.Minute
+
+// open opens a stored blob.
+func (s *store) open(ctx context.Context, row meta.Blob) (*oci.Blob, error) {
+	content, err := s.keys.Open(ctx, row.StorageKey, row.SizeBytes)
 	if err != nil {
 		return nil, fmt.Errorf("open blob %s: %w", row.Digest, err)
 	}
 	s.rows.Touch(row.ID)
-	b := &oci.Blob{Content: oci.FileContent(f)}
+	b := &oci.Blob{Content: content}
 	b.Digest, b.Size, b.Source = row.Digest, row.SizeBytes, oci.FromCache
 	return b, nil
 }
@@ -88,84 +126,15 @@ func (s *store) Resume(context.Context, oci.Digest) (pullthrough.Partial, error)
 }
 
 // Begin implements [pullthrough.Store]. A client waits for the first byte
-// meanwhile, so nothing here waits for a disk: a file without a name needs no
-// row to be reclaimed by.
+// meanwhile, so nothing here waits for a disk: a spool needs no row to be
+// reclaimed by.
 func (s *store) Begin(ctx context.Context, d oci.Digest, sizeBytes int64) (pullthrough.Partial, error) {
-	p := &partial{store: s, digest: d, key: blob.NewKey(), size: sizeBytes}
-	var err error
-	p.file, err = s.unnamed()
-	if errors.Is(err, errors.ErrUnsupported) {
-		if err = p.note(ctx); err == nil {
-			p.file, err = s.fs.Create(p.key)
-		}
-	}
-	if err == nil {
-		err = blob.Allocate(p.file, sizeBytes)
-	}
+	l := s.leads.hold(d)
+	spool, err := s.keys.NewSpool(ctx, sizeBytes)
 	if err != nil {
-		return nil, errors.Join(err, p.Close(false))
+		l.give() // others cannot read along with what is not kept
+		l.release()
+		return nil, err
 	}
-	return p, nil
-}
-
-// drop takes a dead fill away: its file, then its row.
-func (s *store) drop(ctx context.Context, key string) error {
-	if err := s.fs.Delete(key); err != nil {
-		return err
-	}
-	return s.rows.DropFill(ctx, key)
-}
-
-// partial is a blob being written, to what becomes the file of its key.
-type partial struct {
-	store     *store
-	digest    oci.Digest
-	key       string
-	file      *os.File
-	size      int64
-	noted     bool // there is a row for what may have the key's name
-	committed bool
-}
-
-func (p *partial) SizeBytes() int64              { return p.size }
-func (p *partial) File() *os.File                { return p.file }
-func (p *partial) Chunks() pullthrough.Chunks    { return nil }
-func (p *partial) Save(pullthrough.Chunks) error { return nil }
-
-// note makes a row by which the file is found after a crash.
-func (p *partial) note(ctx context.Context) error {
-	err := p.store.rows.StartFill(ctx, p.key, p.digest, p.size)
-	p.noted = err == nil
-	return err
-}
-
-// Commit makes the bytes durable, then the row.
-func (p *partial) Commit(ctx context.Context) error {
-	if !p.noted {
-		if err := p.note(ctx); err != nil {
-			return err
-		}
-		if err := p.store.fs.Name(p.file, p.key); err != nil {
-			return err
-		}
-	}
-	if err := p.store.fs.Commit(p.file, p.key); err != nil {
-		return err
-	}
-	_, won, err := p.store.rows.CommitFill(ctx, p.key, p.size, p.store.shown.in(p.digest)...)
-	if err == nil {
-		p.store.shown.forget(p.digest)
-	}
-	p.committed = won
-	return err
-}
-
-func (p *partial) Close(bool) (err error) {
-	if p.file != nil {
-		err = p.file.Close()
-	}
-	if p.noted && !p.committed {
-		err = errors.Join(err, p.store.drop(context.Background(), p.key))
-	}
-	return err
+	return &partial{store: s, lead: l, digest: d, spool: spool, size: sizeBytes}, nil
 }

@@ -33,20 +33,23 @@ type Rules struct {
 }
 
 // Can says whether the caller may do action to the repository repo of project
-// p: what it may by itself, if its token was not made for less.
+// p: what it may by itself, if its token was not made for less. The repository
+// "" stands for all that there are.
 func (r Rules) Can(c oci.Caller, p Project, repo string, action Action) bool {
-	return r.may(c, p, action) && inScope(c.Scopes, repo, action)
+	return r.may(c, p, repo, action) && inScope(c.Scopes, repo, action)
 }
 
-// CanUnscoped is Can as if the caller's token were made for anything: when it
-// says yes where Can says no, another token helps.
-func (r Rules) CanUnscoped(c oci.Caller, p Project, action Action) bool {
-	return r.may(c, p, action)
+// AnotherHelps says whether a caller that may not do action would be let with
+// another token: it may by itself, or its token was made without a look at this
+// repository, and so does not say what it may here.
+func (r Rules) AnotherHelps(c oci.Caller, p Project, repo string, action Action) bool {
+	return c.Scopes != nil && (!names(c.Scopes, repo) || r.may(c, p, repo, action))
 }
 
-// may is what the caller may by itself.
-func (r Rules) may(c oci.Caller, p Project, action Action) bool {
-	if c.Admin {
+// may is what the caller may, its token aside: as an admin, by a right of its
+// own, or because anyone may.
+func (r Rules) may(c oci.Caller, p Project, repo string, action Action) bool {
+	if c.Admin || holds(c.Rights, repo, action) {
 		return true
 	}
 	switch action {
@@ -54,6 +57,11 @@ func (r Rules) may(c oci.Caller, p Project, action Action) bool {
 		return p.Public && (r.AnonymousPull || !c.Anonymous())
 	}
 	return false
+}
+
+// names says whether a token was asked for the repository.
+func names(scopes []oci.Scope, repo string) bool {
+	return slices.ContainsFunc(scopes, func(s oci.Scope) bool { return s.Type == "repository" && s.Name == repo })
 }
 
 // inScope says whether a token's scopes hold action; nil scopes hold all.

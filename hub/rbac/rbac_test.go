@@ -20,6 +20,10 @@ func TestCan(t *testing.T) {
 	catalog := oci.Scope{Type: "registry", Name: "catalog", Actions: []string{"*"}}
 	const x = "team/x"
 
+	of := func(pattern string, actions ...string) oci.Caller {
+		return oci.Caller{Name: "robot$ci", Rights: []oci.Right{{Repository: pattern, Actions: actions}}}
+	}
+
 	for _, tt := range []struct {
 		name    string
 		c       oci.Caller
@@ -42,6 +46,21 @@ func TestCan(t *testing.T) {
 		{"anonymous, token for all", with(nobody, repo(x, "*")), "", "pL"},
 		{"anonymous, token for the catalog", with(nobody, catalog), "", "L"},
 		{"user, token to push", with(user, repo(x, "push")), "", ""},
+		{"right to pull", of("team/**", "pull"), "pL", "pL"},
+		{"right to push alone", of("team/**", "push"), "P", "pPL"},
+		{"right to delete alone", of(x, "delete"), "D", "pDL"},
+		{"right to all", of("team/*", "pull", "push", "delete"), "pPDL", "pPDL"},
+		{"right to another", of("team/y", "pull", "push"), "", "pL"},
+		{"right to a name that begins so", of("team", "pull"), "", "pL"},
+		{"right to everything", of("**", "pull", "push"), "pPL", "pPL"},
+		{"right to single words", of("*", "pull", "push"), "", "pL"},
+		{"two rights", oci.Caller{Name: "robot$ci", Rights: []oci.Right{{Repository: "team/**", Actions: []string{"pull"}}, {Repository: x, Actions: []string{"push"}}}}, "pPL", "pPL"},
+		{"right, token for less", with(of("team/**", "pull", "push"), repo(x, "pull")), "pL", "pL"},
+		{"right, token for more", with(of("team/**", "pull"), repo(x, "*")), "pL", "pL"},
+		{"right to push, token to push: no deleting", with(of("team/**", "pull", "push"), repo(x, "pull", "push")), "pPL", "pPL"},
+		{"right to delete, token to push", with(of("team/**", "push", "delete"), repo(x, "push")), "PD", "PD"},
+		{"right, token asked in vain", with(of("team/**", "pull"), repo(x)), "", ""},
+		{"right, token for the catalog", with(of("team/**", "pull"), catalog), "L", "L"},
 	} {
 		for public, want := range map[bool]string{false: tt.private, true: tt.public} {
 			got := ""
@@ -66,8 +85,29 @@ func TestCan(t *testing.T) {
 	if (Rules{}).Can(admin, Project{}, x, "fly") != true || (Rules{AnonymousPull: true}).Can(user, Project{Public: true}, x, "fly") {
 		t.Error("an action nobody knows is the admin's alone")
 	}
-	narrow := with(admin, repo(x, "pull"))
-	if !closed.CanUnscoped(narrow, Project{}, Push) || closed.CanUnscoped(user, Project{}, Push) {
-		t.Error("CanUnscoped is not what the caller may by itself")
+}
+
+func TestAnotherTokenHelps(t *testing.T) {
+	rights := []oci.Right{{Repository: "team/*", Actions: []string{"pull"}}}
+	repo := func(name string, actions ...string) oci.Scope {
+		return oci.Scope{Type: "repository", Name: name, Actions: actions}
+	}
+	for _, tt := range []struct {
+		name   string
+		c      oci.Caller
+		action Action
+		want   bool
+	}{
+		{"no token", oci.Caller{Name: "kim"}, Push, false},
+		{"an admin's to pull", oci.Caller{Name: "a", Admin: true, Scopes: []oci.Scope{repo("team/x", "pull")}}, Push, true},
+		{"for another, of whom nobody knows", oci.Caller{Name: "kim", Scopes: []oci.Scope{repo("team/y", "pull")}}, Push, true},
+		{"for nothing", oci.Caller{Name: "kim", Scopes: []oci.Scope{}}, Pull, true},
+		{"asked for in vain", oci.Caller{Name: "kim", Scopes: []oci.Scope{repo("team/x")}}, Pull, false},
+		{"a right, and a token that leaves it out", oci.Caller{Name: "kim", Rights: rights, Scopes: []oci.Scope{repo("team/x")}}, Pull, true},
+		{"a right to something else", oci.Caller{Name: "kim", Rights: rights, Scopes: []oci.Scope{repo("team/x", "pull")}}, Push, false},
+	} {
+		if got := (Rules{}).AnotherHelps(tt.c, Project{}, "team/x", tt.action); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
 	}
 }

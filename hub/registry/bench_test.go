@@ -2,7 +2,11 @@ package registry
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"fmt"
+	"io"
+	"sync/atomic"
 	"testing"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
@@ -11,7 +15,7 @@ import (
 
 // One blob, from its first byte to the answer: hashed, written, on disk.
 func BenchmarkPushBlob(b *testing.B) {
-	r, err := open(b.Context(), b.TempDir(), newClock())
+	r, err := folder(b.TempDir()).open(b.Context(), newClock())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -32,4 +36,43 @@ func BenchmarkPushBlob(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// Small blobs, as configs and most layers are, by many clients: in two requests
+// (POST, PUT) and in three (POST, PATCH, PUT).
+func BenchmarkPushSmallBlobs(b *testing.B) {
+	for _, patch := range []bool{false, true} {
+		b.Run(fmt.Sprintf("patch=%v", patch), func(b *testing.B) {
+			r, err := folder(b.TempDir()).open(b.Context(), newClock())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer r.meta.Close()
+			var seed atomic.Uint64
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := pushSmall(b.Context(), r, ocitest.RandomBytes(seed.Add(1), 2000), patch); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+}
+
+func pushSmall(ctx context.Context, r *Registry, content []byte, patch bool) error {
+	u, err := r.StartUpload(ctx, repo, "")
+	if err != nil {
+		return err
+	}
+	var body io.Reader = bytes.NewReader(content)
+	if patch {
+		if _, err := r.AppendUpload(ctx, repo, u.ID, -1, body, -1); err != nil {
+			return err
+		}
+		body = nil
+	}
+	_, err = r.FinishUpload(ctx, repo, u.ID, oci.FromBytes(content), -1, body, -1)
+	return err
 }

@@ -10,19 +10,22 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/breakwater-oci/breakwater/hub/meta"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 )
 
-// crashDir names, for the test binary run as a hub to be killed, its folder.
-const crashDir = "BREAKWATER_TEST_CRASH_DIR"
+// crashBacking is, for the test binary run as a hub to be killed, what it is on:
+// a backing in JSON.
+const crashBacking = "BREAKWATER_TEST_CRASH_BACKING"
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(crashDir); dir != "" {
-		if err := crashing(dir); err != nil {
+	if text := os.Getenv(crashBacking); text != "" {
+		if err := crashing(text); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
 		os.Exit(1) // it is killed before it gets here
@@ -44,9 +47,13 @@ const crashBlobBytes = 400_000
 
 // crashing pushes without end, and says on standard output what was
 // acknowledged.
-func crashing(dir string) error {
+func crashing(text string) error {
 	ctx := context.Background()
-	r, err := open(ctx, dir, newClock())
+	var back backing
+	if err := json.Unmarshal([]byte(text), &back); err != nil {
+		return err
+	}
+	r, err := back.open(ctx, newClock())
 	if err != nil {
 		return err
 	}
@@ -107,10 +114,14 @@ func TestKilledHubLosesNothing(t *testing.T) {
 	if testing.Short() {
 		rounds = 3
 	}
-	dir := t.TempDir()
+	t.Run("sqlite/folder", func(t *testing.T) { killAgainAndAgain(t, folder(t.TempDir()), rounds) })
+	t.Run("postgres/s3", func(t *testing.T) { killAgainAndAgain(t, bucket(t, "postgres"), rounds) })
+}
+
+func killAgainAndAgain(t *testing.T, back backing, rounds int) {
 	var all []acked
 	for range rounds {
-		all = append(all, killed(t, dir, time.Duration(20+rand.IntN(150))*time.Millisecond)...)
+		all = append(all, killed(t, back, time.Duration(20+rand.IntN(150))*time.Millisecond)...)
 	}
 	t.Logf("%d acknowledgements in %d lives", len(all), rounds)
 	if len(all) < rounds {
@@ -118,9 +129,7 @@ func TestKilledHubLosesNothing(t *testing.T) {
 	}
 
 	c := newClock()
-	r, err := open(t.Context(), dir, c)
-	must(t, err)
-	defer r.meta.Close()
+	r := back.registry(t, c)
 	uploads := make(map[string]acked) // the last word on each
 	for _, a := range all {
 		switch {
@@ -139,6 +148,7 @@ func TestKilledHubLosesNothing(t *testing.T) {
 			}
 		}
 	}
+	awaitDeath(t, r)
 	finished := 0
 	for id, a := range uploads {
 		u, err := r.UploadStatus(t.Context(), a.Repo, id)
@@ -169,12 +179,28 @@ func TestKilledHubLosesNothing(t *testing.T) {
 	}
 }
 
+// awaitDeath waits until the hubs that were killed are known to be dead, and what
+// they held to be nobody's.
+func awaitDeath(t *testing.T, r *Registry) {
+	t.Helper()
+	for {
+		all, err := r.meta.Replicas(t.Context())
+		must(t, err)
+		if !slices.ContainsFunc(all, func(o meta.Replica) bool { return o.ID != r.meta.ReplicaID() && !o.Dead() }) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // killed runs a hub that pushes, kills it after a while, and returns what was
 // acknowledged.
-func killed(t *testing.T, dir string, after time.Duration) (all []acked) {
+func killed(t *testing.T, back backing, after time.Duration) (all []acked) {
 	t.Helper()
+	text, err := json.Marshal(back)
+	must(t, err)
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), crashDir+"="+dir)
+	cmd.Env = append(os.Environ(), crashBacking+"="+string(text))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()

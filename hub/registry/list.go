@@ -41,7 +41,9 @@ func (r *Registry) Repositories(ctx context.Context, n int, last string) ([]stri
 	return r.meta.Repositories(ctx, meta.RepoFilter{Kind: meta.Local}, pageSize(n), last)
 }
 
-// Referrers implements [oci.Lister].
+// Referrers implements [oci.Lister]. What clients keep under the tag for
+// registries that cannot list referrers is listed too: it was put there by one
+// that did not look first.
 func (r *Registry) Referrers(ctx context.Context, repo string, d oci.Digest, artifactType string) ([]oci.Descriptor, error) {
 	switch _, err := r.existing(ctx, repo); {
 	case oci.CodeOf(err) == oci.NameUnknown:

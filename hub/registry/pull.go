@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"sync"
+	"time"
 
 	"github.com/breakwater-oci/breakwater/hub/meta"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
@@ -51,43 +54,102 @@ func manifest(m meta.Manifest, ref oci.Reference, err error) (oci.Manifest, erro
 	return oci.Manifest{Descriptor: m.Descriptor(), Answer: answer(m.Place), Bytes: m.Body}, nil
 }
 
-// Stat implements [oci.Puller].
+// Stat implements [oci.Puller]. A push that asks so leaves out what is there,
+// which then stays until its manifest has come.
 func (r *Registry) Stat(ctx context.Context, repo string, d oci.Digest) (oci.BlobInfo, error) {
 	b, err := r.blob(ctx, repo, d)
+	if err == nil {
+		err = absent(r.meta.RenewBlob(ctx, b), oci.BlobUnknown)
+	}
 	if err != nil {
 		return oci.BlobInfo{}, err
 	}
 	return info(b), nil
 }
 
+// redirectTTL is how long a client may take to follow a redirect, or to come
+// back to it for another range.
+const redirectTTL = 15 * time.Minute
+
 // Blob implements [oci.Puller].
 func (r *Registry) Blob(ctx context.Context, repo string, d oci.Digest) (*oci.Blob, error) {
-	for tried := ""; ; {
-		b, err := r.blob(ctx, repo, d)
-		if err != nil {
-			return nil, err
-		}
-		f, err := r.blobs.Open(b.StorageKey)
-		if errors.Is(err, fs.ErrNotExist) && b.StorageKey != tried {
-			// Deleted since the row was read? Then that is not there any more, or
-			// has the key of the same bytes stored anew.
-			tried = b.StorageKey
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("open blob %s: %w", d, err)
-		}
-		fi, err := f.Stat()
-		if err == nil && fi.Size() != b.SizeBytes {
-			err = broken("wrong size of", b.StorageKey)
-		}
-		if err != nil {
-			f.Close()
-			return nil, err
-		}
-		r.meta.Touch(b.ID)
-		return &oci.Blob{BlobInfo: info(b), Content: oci.FileContent(f)}, nil
+	b, err := r.blob(ctx, repo, d)
+	if err != nil {
+		return nil, err
 	}
+	if r.redirect != nil && r.redirect(ctx, b.Place) {
+		r.meta.Touch(b.ID)
+		return &oci.Blob{
+			BlobInfo: info(b),
+			Content:  &lateContent{open: func(ctx context.Context) (oci.Content, error) { return r.open(ctx, repo, b) }},
+			Redirect: func(ctx context.Context) (string, error) { return r.blobs.URL(ctx, b.StorageKey, redirectTTL) },
+		}, nil
+	}
+	c, err := r.open(ctx, repo, b)
+	if err != nil {
+		return nil, err
+	}
+	r.meta.Touch(b.ID)
+	return &oci.Blob{BlobInfo: info(b), Content: c}, nil
+}
+
+// open opens the bytes of a blob whose row was just read.
+func (r *Registry) open(ctx context.Context, repo string, b meta.GrantedBlob) (oci.Content, error) {
+	for {
+		c, err := r.blobs.Open(ctx, b.StorageKey, b.SizeBytes)
+		if err == nil {
+			return c, nil
+		}
+		err = fmt.Errorf("open blob %s: %w", b.Digest, err)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		// Deleted since the row was read? Then that is not there any more, or has
+		// the key of the same bytes stored anew.
+		tried := b.StorageKey
+		var gone error
+		if b, gone = r.blob(ctx, repo, b.Digest); gone != nil {
+			return nil, gone
+		}
+		if b.StorageKey == tried {
+			return nil, err
+		}
+	}
+}
+
+// lateContent opens a blob's bytes when they are read, and not only when they
+// are fetched from elsewhere.
+type lateContent struct {
+	open func(context.Context) (oci.Content, error)
+
+	mu     sync.Mutex
+	opened oci.Content // nil until then
+}
+
+// Section implements [oci.Content].
+func (c *lateContent) Section(ctx context.Context, off, n int64) (io.ReadCloser, error) {
+	c.mu.Lock()
+	if c.opened == nil {
+		opened, err := c.open(ctx)
+		if err != nil {
+			c.mu.Unlock()
+			return nil, err
+		}
+		c.opened = opened
+	}
+	opened := c.opened
+	c.mu.Unlock()
+	return opened.Section(ctx, off, n)
+}
+
+// Close implements [oci.Content].
+func (c *lateContent) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.opened == nil {
+		return nil
+	}
+	return c.opened.Close()
 }
 
 // blob returns the row of a blob whose bytes are here.

@@ -47,9 +47,9 @@ func (r *Registry) DeleteManifest(ctx context.Context, repo string, ref oci.Refe
 	}
 	var err error
 	if ref.IsDigest() {
-		err = r.meta.DeleteManifest(ctx, repo, ref.Digest)
+		err = r.meta.DeleteManifest(ctx, repo, ref.Digest, oci.CallerFrom(ctx).Name)
 	} else {
-		err = r.meta.DeleteTag(ctx, repo, ref.Tag)
+		err = r.meta.DeleteTag(ctx, repo, ref.Tag, oci.CallerFrom(ctx).Name)
 	}
 	return absent(err, oci.ManifestUnknown)
 }

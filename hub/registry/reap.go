@@ -12,19 +12,19 @@ import (
 const reapBatch = 500
 
 // Reap deletes uploads that have stood still for too long. It is to run now
-// and then. What fails is tried again by the next call; an error at one upload
-// does not keep the others.
+// and then, at each replica or at one. What fails is tried again by the next
+// call; an error at one upload does not keep the others.
 func (r *Registry) Reap(ctx context.Context) error {
 	before := r.now().Add(-r.ttl)
-	var errs []error
+	errs := []error{r.meta.ReleaseStuck(ctx)}
 	for {
 		stale, err := r.meta.StaleUploads(ctx, before, reapBatch)
 		if err != nil {
 			return errors.Join(append(errs, err)...)
 		}
 		removed := 0
-		for _, u := range stale {
-			ok, err := r.reapUpload(ctx, u.ID, before)
+		for _, id := range stale {
+			ok, err := r.reapUpload(ctx, id, before)
 			if ok {
 				removed++
 			}
@@ -37,20 +37,17 @@ func (r *Registry) Reap(ctx context.Context) error {
 	}
 }
 
-// reapUpload removes an upload, unless it went on meanwhile.
+// reapUpload removes an upload, unless a request is at it, it went on meanwhile,
+// or another replica was faster.
 func (r *Registry) reapUpload(ctx context.Context, id string, before time.Time) (bool, error) {
-	release, free := r.tryHold(id)
-	if !free {
+	u, err := r.meta.HoldStaleUpload(ctx, id, before)
+	if errors.Is(err, meta.ErrNotFound) || errors.Is(err, meta.ErrHeld) {
 		return false, nil
 	}
-	defer release()
-	u, err := r.meta.UploadByID(ctx, id)
-	if errors.Is(err, meta.ErrNotFound) {
-		return true, nil
-	}
-	if err != nil || !u.UpdatedAt.Before(before) {
+	if err != nil {
 		return false, err
 	}
+	defer r.release(ctx, id)
 	err = r.remove(ctx, u)
 	return err == nil, err
 }

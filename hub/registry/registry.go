@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/breakwater-oci/breakwater/hub/blob"
@@ -28,6 +27,9 @@ type Options struct {
 	// UploadTTL is how long an upload may stand still before it is dropped; 0
 	// is 24 hours.
 	UploadTTL time.Duration
+	// Redirect says whether a blob found in a place may be answered for by
+	// sending the client to the store, where that can be reached. nil: never.
+	Redirect func(ctx context.Context, p meta.Place) bool
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	// Log hears of what did not keep a client from its answer; nil drops it.
@@ -37,23 +39,22 @@ type Options struct {
 // Registry is the local projects of the hub. A repository's project is the
 // first segment of its name, and is made by the first push to it, private.
 type Registry struct {
-	blobs   *blob.FS
-	meta    *meta.Store
-	proxies []string
-	ttl     time.Duration
-	now     func() time.Time
-	log     *slog.Logger
-
-	mu   sync.Mutex
-	held map[string]struct{} // uploads that a request is at, by id
+	blobs     blob.Store
+	meta      *meta.Store
+	proxies   []string
+	ttl       time.Duration
+	redirect  func(context.Context, meta.Place) bool
+	now       func() time.Time
+	log       *slog.Logger
+	noteEvery time.Duration // as the constant says
 }
 
 var _ oci.Registry = (*Registry)(nil)
 
 // New returns the registry of what is in blobs and in store.
-func New(blobs *blob.FS, store *meta.Store, o Options) *Registry {
-	r := &Registry{blobs: blobs, meta: store, proxies: o.Proxies, ttl: o.UploadTTL, now: o.Now, log: o.Log,
-		held: make(map[string]struct{})}
+func New(blobs blob.Store, store *meta.Store, o Options) *Registry {
+	r := &Registry{blobs: blobs, meta: store, proxies: o.Proxies, ttl: o.UploadTTL, redirect: o.Redirect, now: o.Now, log: o.Log,
+		noteEvery: noteEvery}
 	if r.ttl == 0 {
 		r.ttl = 24 * time.Hour
 	}

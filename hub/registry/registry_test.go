@@ -150,14 +150,12 @@ func TestBlobInUseIsNotDeleted(t *testing.T) {
 // node go elsewhere, and nobody would look.
 func TestDamageIsAFault(t *testing.T) {
 	dir := t.TempDir()
-	r, err := open(t.Context(), dir, newClock())
-	must(t, err)
-	defer r.meta.Close()
+	r := folder(dir).registry(t, newClock())
 	b := ocitest.RandomBytes(1, 1000)
 	must(t, ocitest.PushBlob(t.Context(), r, repo, b))
 	path := filepath.Join(dir, "blobs", files(t, r)[0])
 	must(t, os.Truncate(path, 999))
-	_, err = r.Blob(t.Context(), repo, oci.FromBytes(b))
+	_, err := r.Blob(t.Context(), repo, oci.FromBytes(b))
 	wantCode(t, "a file of the wrong size", err, oci.Unknown)
 	must(t, os.Remove(path))
 	_, err = r.Blob(t.Context(), repo, oci.FromBytes(b))

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -13,10 +14,27 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
-// An upload is a row and a file, the row there first and gone last, so that no
-// crash leaves a file nobody knows of. The row's offset and hash state are
-// noted at the end of each request, when the bytes are on disk: from there it
-// goes on, after a restart too.
+// An upload is a row and, once it is not small any more, a key in the store; the
+// row is there first and gone last, so that no crash leaves bytes nobody knows
+// of. Offset, hash state and what the storage driver needs are noted in the row
+// at the end of each request, of a long one meanwhile, when the bytes are where
+// they can be gone on with: from there it goes on, after a restart and at
+// another replica too.
+//
+// Only the commit waits for the database's disk: a crash of the machine may set
+// an upload back, or undo it, and what it is told then makes the client go on
+// from there. One that was finished is finished for good.
+
+const (
+	// saveTimeout bounds what is done for a client that may be gone.
+	saveTimeout = 30 * time.Second
+	// commitTimeout bounds how long a store may take to make a key whole. Of
+	// thousands of parts an object store makes one for minutes.
+	commitTimeout = 10 * time.Minute
+	// noteEvery is how often it is noted how far a long request has come. The
+	// note holds the names of all parts.
+	noteEvery = time.Second
+)
 
 // StartUpload implements [oci.Pusher].
 func (r *Registry) StartUpload(ctx context.Context, repo, alg string) (oci.Upload, error) {
@@ -39,15 +57,7 @@ func (r *Registry) StartUpload(ctx context.Context, repo, alg string) (oci.Uploa
 		return oci.Upload{}, err
 	}
 	u := meta.Upload{ID: id.String(), StorageKey: blob.NewKey(), Alg: alg, HashState: state}
-	if err := r.meta.CreateUpload(ctx, repo, u); err != nil {
-		return oci.Upload{}, refused(err, repo)
-	}
-	f, err := r.blobs.Create(u.StorageKey)
-	if err != nil {
-		r.drop(ctx, u)
-		return oci.Upload{}, err
-	}
-	return oci.Upload{ID: u.ID}, f.Close()
+	return oci.Upload{ID: u.ID}, refused(r.meta.CreateUpload(ctx, repo, u), repo)
 }
 
 // UploadStatus implements [oci.Pusher].
@@ -65,151 +75,156 @@ func status(u meta.Upload) oci.Upload { return oci.Upload{ID: u.ID, OffsetBytes:
 // Detail is the [oci.Upload] as it is: at another offset, or at work for
 // another request.
 func (r *Registry) AppendUpload(ctx context.Context, repo, id string, off int64, body io.Reader, size int64) (oci.Upload, error) {
-	u, release, err := r.hold(ctx, repo, id, off)
+	u, err := r.hold(ctx, repo, id, off)
 	if err != nil {
 		return oci.Upload{}, err
 	}
-	defer release()
-	w, err := openWriter(r.blobs, u)
+	defer r.release(ctx, id)
+	w, err := r.writer(ctx, u)
 	if err != nil {
 		return oci.Upload{}, err
 	}
-	defer w.f.Close()
+	defer w.close()
 	cut := w.readFrom(ctx, body, size)
-	u, err = r.save(ctx, u, w)
+	err = w.save(ctx, cut == nil && off < 0)
 	if cut != nil {
+		r.unsaved(err)
 		err = cut
 	}
-	return status(u), err
+	return status(w.row), err
+}
+
+// unsaved logs that less was noted of an upload than has come. The client is
+// told of what was wrong before, and asks where to go on.
+func (r *Registry) unsaved(err error) {
+	if err != nil {
+		r.log.Warn("cannot note how far an upload has come", "err", err)
+	}
 }
 
 // FinishUpload implements [oci.Pusher]. An upload whose digest proves wrong is
 // dropped: nothing added to it would make it right.
 func (r *Registry) FinishUpload(ctx context.Context, repo, id string, d oci.Digest, off int64, body io.Reader, size int64) (oci.Descriptor, error) {
-	u, release, err := r.hold(ctx, repo, id, off)
+	u, err := r.hold(ctx, repo, id, off)
+	if oci.CodeOf(err) == oci.BlobUploadUnknown {
+		return r.finished(ctx, repo, d, err)
+	}
 	if err != nil {
 		return oci.Descriptor{}, err
 	}
-	defer release()
-	w, err := openWriter(r.blobs, u)
+	defer r.release(ctx, id)
+	w, err := r.writer(ctx, u)
 	if err != nil {
 		return oci.Descriptor{}, err
 	}
-	defer w.f.Close()
+	defer w.close()
 	if body != nil {
 		if cut := w.readFrom(ctx, body, size); cut != nil {
-			if _, err := r.save(ctx, u, w); err != nil {
-				r.log.Warn("cannot note how far an upload has come", "repo", repo, "err", err)
-			}
+			r.unsaved(w.save(ctx, false))
 			return oci.Descriptor{}, cut
 		}
 	}
-	switch got, err := w.digest(d.Algorithm()); {
+	switch got, err := w.digest(ctx, d.Algorithm()); {
 	case err != nil:
 		return oci.Descriptor{}, fmt.Errorf("hash upload: %w", err)
 	case got != d:
 		r.drop(ctx, u)
 		return oci.Descriptor{}, oci.Errorf(oci.DigestInvalid, "the digest of the %d bytes uploaded is %s", w.offset, got)
 	}
-	if err := r.blobs.Commit(w.f, u.StorageKey); err != nil {
+	if err := w.commit(ctx); err != nil {
 		return oci.Descriptor{}, fmt.Errorf("commit upload: %w", err)
 	}
-	won, err := r.meta.CommitUpload(ctx, u, d, w.offset)
+	return r.publish(ctx, repo, w, d)
+}
+
+// publish makes what w has committed a blob of the repository.
+func (r *Registry) publish(ctx context.Context, repo string, w *writer, d oci.Digest) (oci.Descriptor, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	won, err := r.meta.CommitUpload(ctx, w.row, d, w.offset)
 	if err != nil {
-		// It may have been committed all the same: the file stays, and whose it
-		// is, the rows say.
+		// It may have happened all the same: the bytes stay, and whose they are,
+		// the rows say.
 		return oci.Descriptor{}, absent(err, oci.BlobUploadUnknown)
 	}
-	if !won {
-		r.drop(ctx, u) // the same bytes were here, or came first
+	if !won { // the same bytes were here, or came first
+		r.tidied(r.erase(ctx, w.row))
 	}
 	return oci.Descriptor{MediaType: octets, Digest: d, Size: w.offset}, nil
 }
 
+// finished answers for an upload that is not there. Who was not told whether it
+// was finished asks again; and when the blob is in the repository, it was.
+func (r *Registry) finished(ctx context.Context, repo string, d oci.Digest, unknown error) (oci.Descriptor, error) {
+	info, err := r.Stat(ctx, repo, d)
+	if oci.CodeOf(err) == oci.BlobUnknown {
+		err = unknown
+	}
+	return info.Descriptor, err
+}
+
 // CancelUpload implements [oci.Pusher].
 func (r *Registry) CancelUpload(ctx context.Context, repo, id string) error {
-	u, release, err := r.hold(ctx, repo, id, -1)
+	u, err := r.hold(ctx, repo, id, -1)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer r.release(ctx, id)
 	return r.remove(ctx, u)
 }
 
-// hold takes an upload for one request, which is to begin at off; release
-// gives it back.
-func (r *Registry) hold(ctx context.Context, repo, id string, off int64) (u meta.Upload, release func(), err error) {
-	release, free := r.tryHold(id)
-	u, err = r.meta.Upload(ctx, repo, id)
+// hold takes an upload for one request, which is to begin at off, until
+// release.
+func (r *Registry) hold(ctx context.Context, repo, id string, off int64) (meta.Upload, error) {
+	u, err := r.meta.HoldUpload(ctx, repo, id)
 	switch {
+	case errors.Is(err, meta.ErrHeld):
+		return u, &oci.Error{Code: oci.UploadOutOfOrder, Message: "another request is writing to the upload", Detail: status(u), Err: err}
 	case err != nil:
-		err = absent(err, oci.BlobUploadUnknown)
-	case !free:
-		err = &oci.Error{Code: oci.UploadOutOfOrder, Message: "another request is writing to the upload", Detail: status(u)}
-	case off >= 0 && off != u.OffsetBytes:
-		err = &oci.Error{Code: oci.UploadOutOfOrder, Detail: status(u)}
-	}
-	if err != nil {
-		release()
-		return meta.Upload{}, nil, err
-	}
-	return u, release, nil
-}
-
-// tryHold is hold for an id alone. When it is not free, release does nothing.
-func (r *Registry) tryHold(id string) (release func(), free bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, taken := r.held[id]; taken {
-		return func() {}, false
-	}
-	r.held[id] = struct{}{}
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		delete(r.held, id)
-	}, true
-}
-
-// saveTimeout bounds what is done for a client that may be gone.
-const saveTimeout = 30 * time.Second
-
-// save notes how far w has come, once that is on disk. The client may be gone
-// by then: it comes back for the rest.
-func (r *Registry) save(ctx context.Context, u meta.Upload, w *writer) (meta.Upload, error) {
-	if w.offset == u.OffsetBytes {
-		return u, nil
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
-	defer cancel()
-	state, err := w.hash.MarshalBinary()
-	if err != nil {
-		return u, err
-	}
-	if err := r.blobs.Commit(w.f, u.StorageKey); err != nil {
-		return u, fmt.Errorf("save upload: %w", err)
-	}
-	if err := r.meta.SaveUpload(ctx, u.ID, u.OffsetBytes, w.offset, state); err != nil {
 		return u, absent(err, oci.BlobUploadUnknown)
+	case off >= 0 && off != u.OffsetBytes:
+		r.release(ctx, id)
+		return u, &oci.Error{Code: oci.UploadOutOfOrder, Detail: status(u)}
 	}
-	u.OffsetBytes, u.HashState = w.offset, state
 	return u, nil
 }
 
-// remove deletes an upload's file, then its row.
+func (r *Registry) release(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	if err := r.meta.ReleaseUpload(ctx, id); err != nil {
+		r.log.Warn("cannot release an upload, it is tried again later", "err", err)
+	}
+}
+
+// remove deletes an upload that is held: its bytes, then its row. From its first
+// step on nobody can go on with it, so that no bytes are deleted that another
+// replica, which took this one for dead, has written since.
 func (r *Registry) remove(ctx context.Context, u meta.Upload) error {
-	if err := r.blobs.Delete(u.StorageKey); err != nil {
+	if err := r.meta.DoomUpload(ctx, u.ID); err != nil {
+		return absent(err, oci.BlobUploadUnknown)
+	}
+	return r.erase(ctx, u)
+}
+
+// erase deletes what is left of an upload that is doomed.
+func (r *Registry) erase(ctx context.Context, u meta.Upload) error {
+	if err := r.blobs.Delete(ctx, u.StorageKey); err != nil {
 		return fmt.Errorf("delete upload: %w", err)
 	}
 	return r.meta.DeleteUpload(ctx, u.ID)
 }
 
-// drop is remove where the client's answer does not depend on it: what fails
-// is left to [Registry.Reap].
+// drop is remove where the client's answer does not depend on it.
 func (r *Registry) drop(ctx context.Context, u meta.Upload) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
-	if err := r.remove(ctx, u); err != nil {
+	r.tidied(r.remove(ctx, u))
+}
+
+// tidied logs what is left to [Registry.Reap].
+func (r *Registry) tidied(err error) {
+	if err != nil {
 		r.log.Warn("cannot remove an upload, it is tried again later", "err", err)
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"hash"
 	"io"
 	"io/fs"
-	"os"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -43,73 +43,234 @@ func newHash(alg string) (resumable, error) {
 	return nil, oci.Errorf(oci.DigestInvalid, "%q is not a digest algorithm known here, want sha256 or sha512", alg)
 }
 
-// buffer is what bytes are read into on their way to a file.
+// tailBytes is how much of an upload is kept in its row alone, before any of it
+// is in the store. Most configs and many layers come whole by then, and cost
+// the store one write.
+const tailBytes = 64 << 10
+
+// buffer is what bytes are read into on their way to the store. The first one
+// of a body of unknown length says whether it is a short one.
 type buffer [256 << 10]byte
 
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
-// writer writes on an upload's file, and hashes what it writes.
+// bulkBytes is from where on the row says that the store may hold something: a
+// driver's parts are no smaller.
+const bulkBytes = 4 << 20
+
+// An upload's DriverState begins with what the rest is.
+const (
+	inRow   = 't' // all its bytes
+	begun   = 'b' // the same, but the store may hold more, which nobody knows how to go on with
+	inStore = 's' // the storage driver's state
+	isWhole = 'w' // nothing: the store has the key, whole, with just that many bytes
+)
+
+// writer appends to an upload that is held, and hashes what it appends. It is
+// for one goroutine.
 type writer struct {
-	f      *os.File
-	alg    string
+	r   *Registry
+	row meta.Upload // as it is stored
+
 	hash   resumable
 	offset int64
+	tail   []byte      // all there is, while nothing is in the store
+	w      blob.Writer // nil until then
+	whole  bool        // the store has it whole, and w is nil
+	stale  bool        // the store may hold what is to be deleted first
+
+	marks  marks
+	latest *point    // where the driver said last that it could go on, until it is noted
+	noted  time.Time // when that was last done
 }
 
-// openWriter takes an upload up where its row says it ends.
-func openWriter(blobs *blob.FS, u meta.Upload) (w *writer, err error) {
-	w = &writer{alg: u.Alg, offset: u.OffsetBytes}
-	if w.hash, err = newHash(u.Alg); err == nil {
-		err = w.hash.UnmarshalBinary(u.HashState)
+// point is where an upload could be gone on with, by the storage driver.
+type point struct {
+	offset int64
+	state  []byte
+}
+
+// writer takes an upload up where its row says it ends.
+func (r *Registry) writer(ctx context.Context, row meta.Upload) (w *writer, err error) {
+	w = &writer{r: r, row: row, offset: row.OffsetBytes, noted: time.Now()}
+	if w.hash, err = newHash(row.Alg); err == nil {
+		err = w.hash.UnmarshalBinary(row.HashState)
+	}
+	if err == nil && len(row.DriverState) > 0 {
+		err = w.restore(ctx, row.DriverState[0], row.DriverState[1:])
 	}
 	if err != nil {
-		return nil, fmt.Errorf("upload %s: %w", u.ID, err)
-	}
-	w.f, err = blobs.Reopen(u.StorageKey)
-	if errors.Is(err, fs.ErrNotExist) {
-		// Its file goes first when an upload is given up.
-		return nil, &oci.Error{Code: oci.BlobUploadUnknown, Err: err}
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := w.rewind(); err != nil {
-		w.f.Close()
-		return nil, fmt.Errorf("upload %s: %w", u.ID, err)
+		return nil, fmt.Errorf("upload %s: %w", row.ID, err)
 	}
 	return w, nil
 }
 
-// rewind cuts off what was written but never noted in the row.
-func (w *writer) rewind() error {
-	fi, err := w.f.Stat()
-	if err != nil {
-		return err
-	}
+func (w *writer) restore(ctx context.Context, kind byte, state []byte) (err error) {
 	switch {
-	case fi.Size() < w.offset:
-		return broken("the end is missing of", w.f.Name())
-	case fi.Size() > w.offset:
-		if err := w.f.Truncate(w.offset); err != nil {
-			return err
-		}
+	case (kind == inRow || kind == begun) && int64(len(state)) == w.offset:
+		w.tail, w.stale = state, kind == begun
+		return nil
+	case kind == isWhole:
+		w.whole = true
+		return nil
+	case kind != inStore:
+		return errors.New("its state is not one of this program")
 	}
-	_, err = w.f.Seek(w.offset, io.SeekStart)
+	to, err := w.r.blobs.Resume(context.WithoutCancel(ctx), w.row.StorageKey, w.offset, state)
+	if err != nil {
+		if w.whole = w.becameWhole(ctx, err); w.whole {
+			return nil
+		}
+		return lost(err)
+	}
+	w.w = to
+	w.w.OnSaved(w.saved)
+	return nil
+}
+
+// becameWhole says that a key could not be gone on with since a request before
+// has made it whole, just as the row has it, but could not tell the rows any
+// more.
+func (w *writer) becameWhole(ctx context.Context, err error) bool {
+	if !errors.Is(err, fs.ErrNotExist) || w.offset != w.row.OffsetBytes || w.offset == 0 {
+		return false
+	}
+	c, err := w.r.blobs.Open(ctx, w.row.StorageKey, w.offset)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	last, err := c.Section(ctx, w.offset-1, 1) // some stores only look when they have to
+	if err != nil {
+		return false
+	}
+	defer last.Close()
+	_, err = io.ReadFull(last, make([]byte, 1))
+	return err == nil
+}
+
+// lost makes of a key that is gone what the client is told: to begin anew.
+func lost(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &oci.Error{Code: oci.BlobUploadUnknown, Message: "the upload cannot be gone on with: begin anew", Err: err}
+	}
 	return err
 }
 
-// readFrom writes what r gives: size bytes, or all when size is negative. What
-// it wrote before an error counts.
-func (w *writer) readFrom(ctx context.Context, r io.Reader, size int64) (err error) {
-	if size >= 1<<20 { // a disk too full for it says so now
-		if err := blob.Allocate(w.f, w.offset+size); err != nil {
+// begin makes the store's key, with what was kept in the row until now. n bytes
+// are about to come; -1: nobody knows how many.
+func (w *writer) begin(ctx context.Context, n int64) (err error) {
+	if int64(len(w.tail))+n >= bulkBytes {
+		if err := w.noteBegun(ctx); err != nil {
 			return err
 		}
-		defer func() {
-			if err != nil { // what is not coming needs no room
-				err = errors.Join(err, w.f.Truncate(w.offset))
-			}
-		}()
+	}
+	if w.stale {
+		if err := w.r.blobs.Delete(ctx, w.row.StorageKey); err != nil {
+			return err
+		}
+	}
+	to, err := w.r.blobs.Create(ctx, w.row.StorageKey)
+	if errors.Is(err, fs.ErrExist) && !w.stale { // left by a crash
+		w.stale = true
+		return w.begin(ctx, n)
+	}
+	if err != nil {
+		return err
+	}
+	w.stale = true // until it can be gone on with
+	to.OnSaved(w.saved)
+	if n >= 0 {
+		err = to.Expect(int64(len(w.tail)) + n)
+	}
+	if err == nil && len(w.tail) > 0 {
+		_, err = to.Write(w.tail)
+	}
+	if err != nil {
+		return errors.Join(err, to.Close())
+	}
+	w.w, w.tail = to, nil
+	return nil
+}
+
+// noteBegun notes in the row, once, that the store may hold something from now
+// on: whoever comes after a crash then knows to delete it.
+func (w *writer) noteBegun(ctx context.Context) error {
+	if kind := w.row.DriverState; len(kind) > 0 && kind[0] != inRow {
+		return nil
+	}
+	next := w.row
+	next.DriverState = append([]byte{begun}, next.DriverState[min(1, len(next.DriverState)):]...)
+	return w.put(ctx, next, false)
+}
+
+// reopen makes the store go on with what is whole. Who sends a blob as one
+// stream and then another piece of it is rare, and so this may be dear.
+func (w *writer) reopen(ctx context.Context) error {
+	to, err := w.r.blobs.Create(ctx, w.row.StorageKey)
+	switch {
+	case errors.Is(err, fs.ErrExist): // a file, which can be longer any time
+		to, err = w.r.blobs.Resume(ctx, w.row.StorageKey, w.offset, nil)
+	case err == nil: // what is whole stays until it is replaced
+		if err = w.copyTo(ctx, to); err != nil {
+			err = errors.Join(err, to.Close())
+		}
+	}
+	if err != nil {
+		return err
+	}
+	to.OnSaved(w.saved)
+	w.w, w.whole = to, false
+	return nil
+}
+
+func (w *writer) copyTo(ctx context.Context, to blob.Writer) error {
+	r, err := w.read(ctx)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.CopyN(to, r, w.offset)
+	return err
+}
+
+// read reads what is whole.
+func (w *writer) read(ctx context.Context) (io.ReadCloser, error) {
+	c, err := w.r.blobs.Open(ctx, w.row.StorageKey, w.offset)
+	if err != nil {
+		return nil, err
+	}
+	section, err := c.Section(ctx, 0, w.offset)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{section, both{section, c}}, nil
+}
+
+type both [2]io.Closer
+
+// Close implements io.Closer.
+func (b both) Close() error { return errors.Join(b[0].Close(), b[1].Close()) }
+
+// saved hears from the storage driver how far it has come. That is in the midst
+// of a Write, before what is written was hashed: to note it waits until then.
+func (w *writer) saved(offset int64, state []byte) error {
+	w.latest = &point{offset, state}
+	return nil
+}
+
+// readFrom appends what body gives: size bytes, or all when size is negative.
+// What it wrote before an error counts.
+func (w *writer) readFrom(ctx context.Context, body io.Reader, size int64) error {
+	// The client may leave: what has come until then is kept all the same.
+	kept := context.WithoutCancel(ctx)
+	if size >= 0 {
+		if err := w.expect(kept, size); err != nil {
+			return fmt.Errorf("write upload: %w", lost(err))
+		}
 	}
 	buf, _ := buffers.Get().(*buffer)
 	defer buffers.Put(buf)
@@ -121,9 +282,9 @@ func (w *writer) readFrom(ctx context.Context, r io.Reader, size int64) (err err
 			p = p[:min(int64(len(p)), size-total)]
 		}
 		var n int
-		n, end = fill(r, p)
-		if err := w.write(p[:n]); err != nil {
-			return err
+		n, end = fill(body, p)
+		if err := w.write(kept, p[:n]); err != nil {
+			return fmt.Errorf("write upload: %w", lost(err))
 		}
 		total += int64(n)
 		if end == nil {
@@ -139,6 +300,22 @@ func (w *writer) readFrom(ctx context.Context, r io.Reader, size int64) (err err
 	return nil
 }
 
+// expect makes room for n bytes about to come.
+func (w *writer) expect(ctx context.Context, n int64) error {
+	if w.whole && n > 0 {
+		if err := w.reopen(ctx); err != nil {
+			return err
+		}
+	}
+	switch {
+	case w.w != nil:
+		return w.w.Expect(n)
+	case !w.whole && int64(len(w.tail))+n > tailBytes:
+		return w.begin(ctx, n)
+	}
+	return nil
+}
+
 // fill reads until p is full or r ends, whose error it returns as it is: one
 // that says the client is gone must not pass for the end.
 func fill(r io.Reader, p []byte) (n int, err error) {
@@ -150,21 +327,178 @@ func fill(r io.Reader, p []byte) (n int, err error) {
 	return n, err
 }
 
-func (w *writer) write(p []byte) error {
-	n, err := w.f.Write(p)
-	w.hash.Write(p[:n]) // never fails
-	w.offset += int64(n)
-	if err != nil {
-		return fmt.Errorf("write upload: %w", blob.Fault(err))
+func (w *writer) write(ctx context.Context, p []byte) error {
+	switch {
+	case len(p) == 0:
+		return nil
+	case w.whole:
+		if err := w.reopen(ctx); err != nil {
+			return err
+		}
+	case w.w == nil:
+		if len(w.tail)+len(p) <= tailBytes {
+			w.tail = append(w.tail, p...)
+			w.hash.Write(p) // never fails
+			w.offset += int64(len(p))
+			return nil
+		}
+		if err := w.begin(ctx, -1); err != nil {
+			return err
+		}
+	}
+	for len(p) > 0 {
+		piece := p[:min(int64(len(p)), blob.SaveStep-w.offset%blob.SaveStep)]
+		if w.offset+int64(len(piece)) > bulkBytes {
+			if err := w.noteBegun(ctx); err != nil {
+				return err
+			}
+		}
+		n, err := w.w.Write(piece)
+		w.hash.Write(piece[:n])
+		w.offset += int64(n)
+		if err != nil {
+			return err
+		}
+		if err := w.mark(ctx); err != nil {
+			return err
+		}
+		p = p[n:]
 	}
 	return nil
 }
 
-// digest is the digest of all that was written. It reads the file when that is
-// of another algorithm than was hashed on the way.
-func (w *writer) digest(alg digest.Algorithm) (oci.Digest, error) {
-	if alg.String() == w.alg {
-		return digest.NewDigest(alg, w.hash), nil
+// mark keeps the hash's state where it may be asked for, and notes in the row
+// how far the upload has come, when it is time.
+func (w *writer) mark(ctx context.Context) error {
+	if w.offset%blob.SaveStep == 0 {
+		state, err := w.hash.MarshalBinary()
+		if err != nil {
+			return err
+		}
+		w.marks.add(w.offset, state)
 	}
-	return alg.FromReader(io.NewSectionReader(w.f, 0, w.offset))
+	if time.Since(w.noted) < w.r.noteEvery {
+		return nil
+	}
+	err := w.checkpoint(ctx)
+	if err != nil && !errors.Is(err, meta.ErrNotFound) {
+		w.r.log.Warn("cannot note how far an upload has come", "err", err)
+		return nil // the next one, or the end, will do
+	}
+	return absent(err, oci.BlobUploadUnknown)
+}
+
+// checkpoint notes in the row where the storage driver could go on.
+func (w *writer) checkpoint(ctx context.Context) error {
+	at := w.latest
+	if at == nil {
+		return nil
+	}
+	w.latest, w.noted = nil, time.Now()
+	next := w.row
+	next.OffsetBytes, next.HashState, next.DriverState = at.offset, w.marks.take(at.offset), append([]byte{inStore}, at.state...)
+	if next.HashState == nil || at.offset <= w.row.OffsetBytes {
+		return nil
+	}
+	return w.put(ctx, next, false)
+}
+
+// save notes all that was written, once that can be gone on with; when that
+// fails, as much of it as can. The hold ends with it. The end of a stream is
+// likely the end of the blob: with whole the store makes it so, and then nothing
+// is left to do for it.
+func (w *writer) save(ctx context.Context, whole bool) (err error) {
+	if w.offset == w.row.OffsetBytes {
+		return nil
+	}
+	next := w.row
+	next.OffsetBytes = w.offset
+	switch {
+	case w.w == nil && w.stale:
+		next.DriverState = append([]byte{begun}, w.tail...)
+	case w.w == nil:
+		next.DriverState = append([]byte{inRow}, w.tail...)
+	case whole:
+		if err := w.commit(ctx); err != nil {
+			return fmt.Errorf("save upload: %w", err)
+		}
+		next.DriverState = []byte{isWhole}
+	default:
+		state, err := w.saveInStore(ctx)
+		if err != nil {
+			return fmt.Errorf("save upload: %w", errors.Join(lost(err), w.checkpoint(ctx)))
+		}
+		next.DriverState = append([]byte{inStore}, state...)
+	}
+	if next.HashState, err = w.hash.MarshalBinary(); err != nil {
+		return err
+	}
+	return absent(w.put(ctx, next, true), oci.BlobUploadUnknown)
+}
+
+func (w *writer) saveInStore(ctx context.Context) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	return w.w.Save(ctx)
+}
+
+// put stores next as the row. With leave the hold ends.
+func (w *writer) put(ctx context.Context, next meta.Upload, leave bool) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	err := w.r.meta.SaveUpload(ctx, next, w.row.OffsetBytes, leave)
+	if err == nil {
+		w.row = next
+	}
+	return err
+}
+
+// commit makes what was written whole and durable.
+func (w *writer) commit(ctx context.Context) error {
+	if w.whole {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	defer cancel()
+	if w.w == nil {
+		if err := w.begin(ctx, 0); err != nil {
+			return err
+		}
+	}
+	err := w.w.Commit(ctx)
+	if err == nil || w.becameWhole(ctx, err) {
+		return nil
+	}
+	return lost(err)
+}
+
+// close frees what is open. What was saved stays.
+func (w *writer) close() {
+	if w.w == nil {
+		return
+	}
+	if err := w.w.Close(); err != nil {
+		w.r.log.Warn("cannot close an upload", "err", err)
+	}
+}
+
+// digest is the digest of all that was written. It reads that back when it is
+// of another algorithm than was hashed on the way.
+func (w *writer) digest(ctx context.Context, alg digest.Algorithm) (oci.Digest, error) {
+	switch {
+	case alg.String() == w.row.Alg:
+		return digest.NewDigest(alg, w.hash), nil
+	case w.w == nil && !w.whole:
+		return alg.FromBytes(w.tail), nil
+	}
+	read := w.read
+	if !w.whole {
+		read = w.w.Reader
+	}
+	r, err := read(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	return alg.FromReader(r)
 }

@@ -123,6 +123,9 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 	if res.StatusCode >= 300 {
 		return problem(res, b)
 	}
+	if out == nil { // nothing to tell but that it is done
+		return nil
+	}
 	if err := json.Unmarshal(b, out); err != nil {
 		return fmt.Errorf("%s answered with something other than this API's JSON: %w", c.base, err)
 	}

@@ -6,6 +6,7 @@ package hubapi
 import (
 	"time"
 
+	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/pulls"
 )
 
@@ -22,9 +23,10 @@ const (
 
 // Whoami is who the caller is.
 type Whoami struct {
-	Name  string `json:"name" doc:"empty for an anonymous caller"`
-	Admin bool   `json:"admin"`
-	Hub   string `json:"hub" doc:"version of the hub"`
+	Name   string      `json:"name" doc:"empty for an anonymous caller"`
+	Admin  bool        `json:"admin" doc:"may do everything"`
+	Rights []oci.Right `json:"rights,omitempty" doc:"beside what anyone may"`
+	Hub    string      `json:"hub" doc:"version of the hub"`
 }
 
 // Status is the state of the hub and of what it depends on.

@@ -9,13 +9,22 @@ import (
 type Caller struct {
 	Name  string // "" is anonymous
 	Admin bool   // may do everything
-	// Scopes narrow what the caller's token may do; nil means not narrowed.
+	// Rights are what the caller may do by itself, beside what anyone may.
+	Rights []Right
+	// Scopes narrow what the caller's token may do; nil means not narrowed. One
+	// without actions was asked for, and nothing of it was given.
 	Scopes []Scope
 	// Node names the node agent that asks on behalf of its node, "" for others.
 	Node string
 	// Addr is where the request came from, as far as trusted proxies say; the
 	// zero Addr when it is not known.
 	Addr netip.Addr
+}
+
+// Right lets a caller do things to the repositories that a pattern covers.
+type Right struct {
+	Repository string   `json:"repository"` // a doublestar pattern of whole names: "team/**"
+	Actions    []string `json:"actions"`    // "pull", "push", "delete"
 }
 
 // Scope is one entry of a token's access list (Docker token authentication).

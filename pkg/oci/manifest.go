@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -114,4 +115,12 @@ func (l Links) check() error {
 		}
 	}
 	return nil
+}
+
+// ReferrersTag is the tag under which clients keep the index of what refers to
+// d in a registry that cannot list it (distribution-spec v1.1, "Referrers Tag
+// Schema"): at most 32 characters of algorithm, 64 of the encoded digest.
+func ReferrersTag(d Digest) string {
+	clip := func(s string, n int) string { return s[:min(len(s), n)] }
+	return clip(d.Algorithm().String(), 32) + "-" + clip(strings.ReplaceAll(d.Encoded(), ":", "-"), 64)
 }

@@ -131,6 +131,11 @@ type BlobInfo struct {
 type Blob struct {
 	BlobInfo
 	Content
+	// Redirect makes a URL where the client that asked may GET the blob by
+	// itself, for the next minutes and without credentials; "" when there is
+	// none after all. nil: the bytes go through here. Who uses it need not read
+	// Content, who cannot use it does.
+	Redirect func(ctx context.Context) (url string, err error)
 }
 
 // Content gives a blob's bytes. Sections may be read concurrently.

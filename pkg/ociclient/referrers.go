@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
@@ -61,7 +60,7 @@ func (c *Client) Referrers(ctx context.Context, repo string, d oci.Digest, artif
 // referrersTag reads the list of referrers from the tag sha256-<hex>. It is
 // resolved first: most images have none, and a HEAD is free.
 func (c *Client) referrersTag(ctx context.Context, repo string, d oci.Digest, artifactType string) ([]oci.Descriptor, error) {
-	tag := oci.Tagged(referrersTag(d))
+	tag := oci.Tagged(oci.ReferrersTag(d))
 	m, err := c.Resolve(ctx, repo, tag)
 	if err == nil && m.Bytes == nil {
 		m, err = c.Manifest(ctx, repo, oci.Digested(m.Digest))
@@ -80,13 +79,6 @@ func (c *Client) referrersTag(ctx context.Context, repo string, d oci.Digest, ar
 		return nil, c.nonsense(err, "the list of referrers under tag %s is not JSON of the expected shape", tag)
 	}
 	return ofType(index.Manifests, artifactType), nil
-}
-
-// referrersTag is the tag of the schema: at most 32 characters of algorithm, 64
-// of the encoded digest.
-func referrersTag(d oci.Digest) string {
-	clip := func(s string, n int) string { return s[:min(len(s), n)] }
-	return clip(d.Algorithm().String(), 32) + "-" + clip(strings.ReplaceAll(d.Encoded(), ":", "-"), 64)
 }
 
 // ofType keeps the descriptors of an artifact type; "" is any.

@@ -33,6 +33,10 @@ func (s *Server) headBlob(w *response, r *http.Request, q Request) error {
 
 // getBlob serves GET of the same ("Pulling blobs"), with Range. There is never
 // a Content-Encoding: digests and ranges are of the bytes as they are stored.
+//
+// A blob that can be fetched elsewhere is answered with 307 ("Pulling blobs"
+// allows that), and Range means there what it means here. That answer is for
+// this client and this moment: nobody may store it.
 func (s *Server) getBlob(w *response, r *http.Request, q Request) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
@@ -47,6 +51,13 @@ func (s *Server) getBlob(w *response, r *http.Request, q Request) error {
 	case b.notModified:
 		w.WriteHeader(http.StatusNotModified)
 		return nil
+	case b.elsewhere != "":
+		h.Set("Location", b.elsewhere)
+		h.Set("Cache-Control", "no-store")
+		h.Del("ETag") // of the bytes, not of this
+		h.Del("Accept-Ranges")
+		h.Del("Age")
+		return w.writeEmpty(http.StatusTemporaryRedirect)
 	case b.part.kind == httpx.RangeUnsatisfiable:
 		w.unsatisfied = fmt.Sprintf("bytes */%d", b.Size)
 		return &oci.Error{Code: oci.RangeInvalid}
@@ -83,6 +94,7 @@ type openBlob struct {
 	*oci.Blob
 	part        part
 	notModified bool
+	elsewhere   string        // the URL to GET it from, "" for here
 	section     io.ReadCloser // nil when there is nothing to send
 }
 
@@ -95,6 +107,15 @@ func (s *Server) open(ctx context.Context, r *http.Request, q Request) (*openBlo
 	b := &openBlob{Blob: blob, notModified: httpx.IfNoneMatch(r, etag(blob.Digest))}
 	if b.notModified {
 		return b, nil
+	}
+	if blob.Redirect != nil {
+		if b.elsewhere, err = blob.Redirect(ctx); err != nil {
+			blob.Close()
+			return nil, err
+		}
+		if b.elsewhere != "" {
+			return b, nil
+		}
 	}
 	b.part = rangeOf(r, blob.Size, blob.Digest)
 	if b.part.n > 0 {

@@ -2,9 +2,12 @@ package ociserver
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -96,8 +99,16 @@ func pageSize(query url.Values) (n int, given bool, err error) {
 	return int(min(big, maxPage)), true, nil
 }
 
+// maxReferrers and maxReferrersBytes bound a page of referrers. Clients refuse
+// an index larger than a manifest may be, and annotations can be long.
+const (
+	maxReferrers      = 1000
+	maxReferrersBytes = 3 << 20
+)
+
 // listReferrers serves GET /v2/<name>/referrers/<digest> ("Listing
-// Referrers").
+// Referrers"). A list too long for one answer comes in pages, by digest, whose
+// Link leads on; n, which the spec does not know here, asks for shorter ones.
 func (s *Server) listReferrers(w *response, r *http.Request, q Request) error {
 	artifactType := q.Query.Get("artifactType")
 	list, err := within(s, w, r, func(ctx context.Context) ([]oci.Descriptor, error) {
@@ -105,6 +116,22 @@ func (s *Server) listReferrers(w *response, r *http.Request, q Request) error {
 	}, nothing)
 	if err != nil {
 		return err
+	}
+	n, given, err := pageSize(q.Query)
+	if err != nil {
+		return err
+	}
+	if !given || n == 0 || n > maxReferrers {
+		n = maxReferrers
+	}
+	list, more, err := referrersPage(list, n, q.Query.Get("last"))
+	if err != nil {
+		return err
+	}
+	if more {
+		next := q.Query // all that was asked for holds for the next page
+		next.Set("last", list[len(list)-1].Digest.String())
+		w.Header().Set("Link", "</v2/"+q.PathRepo+"/referrers/"+q.Digest.String()+"?"+next.Encode()+`>; rel="next"`)
 	}
 	if artifactType != "" {
 		w.Header().Set("OCI-Filters-Applied", "artifactType")
@@ -115,4 +142,34 @@ func (s *Server) listReferrers(w *response, r *http.Request, q Request) error {
 		ix.Manifests = []oci.Descriptor{}
 	}
 	return w.writeJSON(oci.MediaTypeIndex, ix)
+}
+
+// referrersPage is what of a list follows last, up to n, and no more than fits
+// an answer. A list that is one page stays in its order.
+func referrersPage(list []oci.Descriptor, n int, last string) (page []oci.Descriptor, more bool, err error) {
+	size, fits := 0, 0
+	measure := func() error {
+		for size, fits = 0, 0; fits < len(list) && fits < n; fits++ {
+			b, err := json.Marshal(list[fits])
+			if err != nil {
+				return err
+			}
+			if size += len(b) + 1; size > maxReferrersBytes && fits > 0 {
+				return nil
+			}
+		}
+		return nil
+	}
+	if last == "" {
+		if err := measure(); err != nil || fits == len(list) {
+			return list, false, err
+		}
+	}
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(a, b oci.Descriptor) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
+	list = slices.DeleteFunc(list, func(d oci.Descriptor) bool { return d.Digest.String() <= last })
+	if err := measure(); err != nil {
+		return nil, false, err
+	}
+	return list[:fits], fits < len(list), nil
 }

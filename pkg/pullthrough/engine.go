@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -44,6 +47,8 @@ type Engine struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
+	draining atomic.Bool
+
 	mu    sync.Mutex
 	fills map[oci.Digest]*fill
 }
@@ -67,6 +72,18 @@ func New(store Store, o Options) *Engine {
 	return &Engine{
 		store: store, o: o, ctx: ctx, stop: stop,
 		stalled: stalled, fills: make(map[oci.Digest]*fill),
+	}
+}
+
+// Drain ends the fills that nobody reads, and from now on each as its last
+// reader leaves: nobody will come back.
+func (e *Engine) Drain() {
+	e.draining.Store(true)
+	e.mu.Lock()
+	fills := slices.Collect(maps.Values(e.fills))
+	e.mu.Unlock()
+	for _, f := range fills {
+		f.drain()
 	}
 }
 
@@ -104,17 +121,45 @@ func (e *Engine) Fill(ctx context.Context, want oci.Descriptor, src Source) (*oc
 	if err := e.refused(want.Digest); err != nil {
 		return nil, err
 	}
-	f, first, err := e.join(want, src)
-	if err != nil {
+	for tries := 1; ; tries++ {
+		f, first, err := e.join(want, src)
+		if err != nil {
+			return nil, err
+		}
+		if err := f.answered(ctx); err != nil {
+			return nil, err
+		}
+		b, err := f.open(ctx, want, src, first)
+		if err == nil || first || !f.onlyIts() || tries == maxJoins {
+			return b, err
+		}
+	}
+}
+
+// maxJoins is how often a caller joins a fill that proves to be refused.
+const maxJoins = 8
+
+// ErrNoFill is returned by [Engine.Join] when there is nothing to join.
+var ErrNoFill = errors.New("the blob is not being fetched")
+
+// Join opens a blob that is being fetched and kept now, else [ErrNoFill]. It
+// returns once the origin has answered; what that refused is its error.
+func (e *Engine) Join(ctx context.Context, d oci.Digest) (*oci.Blob, error) {
+	e.mu.Lock()
+	f := e.fills[d]
+	joined := f != nil && f.enter()
+	e.mu.Unlock()
+	if !joined {
+		return nil, ErrNoFill
+	}
+	if err := f.answered(ctx); err != nil {
 		return nil, err
 	}
-	select {
-	case <-f.ready:
-	case <-ctx.Done():
+	if f.held || f.pass {
 		f.leave()
-		return nil, context.Cause(ctx)
+		return nil, ErrNoFill
 	}
-	return f.open(ctx, want, src, first)
+	return f.open(ctx, oci.Descriptor{Digest: d, Size: -1}, nil, false)
 }
 
 // join makes the caller a reader of the digest's fill, beginning it if need be.

@@ -91,7 +91,7 @@ func (f *fill) leave() {
 	case f.over:
 		f.letGo()
 	case f.ended, f.verified: // winding up: end lets go
-	case f.e.o.Linger < 0:
+	case f.e.o.Linger < 0, f.e.draining.Load():
 		f.ended = true // nobody joins what is being cancelled
 		f.cancel()
 	default:
@@ -105,6 +105,36 @@ func (f *fill) leave() {
 			}
 		})
 		f.linger = t
+	}
+}
+
+// answered waits for the origin's answer; a reader whose ctx ends meanwhile has
+// left.
+func (f *fill) answered(ctx context.Context) error {
+	select {
+	case <-f.ready:
+		return nil
+	case <-ctx.Done():
+		f.leave()
+		return context.Cause(ctx)
+	}
+}
+
+// onlyIts says that the fill failed by what holds for its own source and size:
+// another reader's may be another.
+func (f *fill) onlyIts() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return oci.IsAbsent(f.err) || errors.Is(f.err, errSize)
+}
+
+// drain ends the fill if nobody reads it.
+func (f *fill) drain() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.readers == 0 && !f.ended && !f.verified {
+		f.ended = true
+		f.cancel()
 	}
 }
 
@@ -183,7 +213,7 @@ func (f *fill) fetch() (keep bool, err error) {
 		return false, nil
 	}
 	stream, err := f.begin()
-	if err != nil || f.pass {
+	if err != nil || f.pass || f.held {
 		return false, err
 	}
 	verdict := make(chan error, 1)
@@ -245,6 +275,11 @@ func (f *fill) begin() (*Stream, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if s.Stored {
+		s.Body.Close()
+		f.held = true
+		return nil, nil
 	}
 	if f.want.Size >= 0 && s.SizeBytes != f.want.Size {
 		s.Body.Close()

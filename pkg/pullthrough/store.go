@@ -56,6 +56,9 @@ type Stream struct {
 	Origin    oci.Source // FromHub, FromUpstream
 	// Verified: the peer proves the digest before it sends the last bytes.
 	Verified bool
+	// Stored: the bytes are the [Store]'s own, which has come by the blob since
+	// it was asked. What has not begun yet is answered from there.
+	Stored bool
 }
 
 // Source opens a blob at its origin from offset off. It may try one origin

@@ -17,18 +17,24 @@ const module = "github.com/breakwater-oci/breakwater/"
 // house is decided before it is built.
 var may = map[string][]string{
 	"cmd/breakwater":      {"hub", "nodeagent", "hosts", "policy", "pkg/*"},
-	"cmd/breakwater-hub":  {"hub", "pkg/config", "pkg/telemetry", "pkg/version"},
+	"cmd/breakwater-hub":  {"hub", "hub/identity", "pkg/config", "pkg/telemetry", "pkg/version"},
 	"cmd/breakwater-node": {"nodeagent", "hosts", "pkg/config", "pkg/telemetry", "pkg/version"},
 
 	"hub":          {"hub/*", "policy", "pkg/*"},
 	"hub/registry": {"hub/blob", "hub/meta", "pkg/oci"},
-	"hub/proxy":    {"hub/blob", "hub/meta", "pkg/oci", "pkg/ociclient", "pkg/pullthrough"},
+	"hub/proxy":    {"hub/blob", "hub/meta", "pkg/oci", "pkg/ociclient", "pkg/pullthrough", "pkg/httpx"},
 	"hub/gate":     {"hub/rbac", "policy", "pkg/oci"},
 	"hub/rbac":     {"pkg/oci"},
 	"hub/identity": {"hub/meta", "hub/rbac", "pkg/oci"},
 	"hub/blob":     {"pkg/oci"},
 	"hub/meta":     {"pkg/oci"},
-	"hub/api":      {"hub/*", "pkg/hubapi", "pkg/httpx", "pkg/oci", "pkg/pulls"},
+	"hub/gc":       {"hub/blob", "hub/meta", "pkg/oci"},
+	"hub/backup":   {"hub/blob", "hub/meta", "pkg/oci"},
+
+	"hub/blob/blobtest":        {"hub/blob", "pkg/oci"},
+	"hub/meta/metatest":        {"hub/meta", "hub/meta/metatest/*"},
+	"hub/meta/metatest/pgtest": {},
+	"hub/api":                  {"hub/*", "pkg/hubapi", "pkg/httpx", "pkg/oci", "pkg/pulls"},
 
 	"nodeagent":        {"nodeagent/*", "hosts", "policy", "pkg/*"},
 	"nodeagent/mirror": {"nodeagent/cache", "policy", "pkg/oci", "pkg/ociclient", "pkg/pullthrough"},
@@ -54,7 +60,7 @@ var may = map[string][]string{
 }
 
 // forTests is what any package's tests may import besides.
-var forTests = []string{"pkg/ocitest", "pkg/ociserver", "pkg/ociclient", "pkg/oci"}
+var forTests = []string{"pkg/ocitest", "pkg/ociserver", "pkg/ociclient", "pkg/oci", "hub/blob/blobtest", "hub/meta/metatest", "hub/meta/metatest/pgtest"}
 
 // forbidden modules of others, with the reason.
 var forbidden = map[string]string{

@@ -25,6 +25,10 @@ func TestBench(t *testing.T) {
 		{"warm", warm},
 		{"blob", blobs},
 		{"manifest", manifests},
+		{"push", pushes},
+		{"stored", stored},
+		{"token", tokens},
+		{"gc", collection},
 		{"memory", memory},
 		{"start", start},
 	} {

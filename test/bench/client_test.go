@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/breakwater-oci/breakwater/test/e2e/rig"
 )
 
 // client keeps its connections and takes bodies as they are sent.
@@ -62,6 +65,28 @@ func getTimed(ctx context.Context, url string, buf []byte) (n int64, first time.
 	}
 }
 
+// ask sends a request and drops its answer, which is to be 200.
+func ask(ctx context.Context, method, url, authorization string, buf []byte) error {
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", manifestType)
+	if authorization != "" {
+		req.Header.Set("Authorization", authorization)
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s %s: %w", method, url, statusError(res.StatusCode))
+	}
+	_, err = io.CopyBuffer(io.Discard, res.Body, buf)
+	return err
+}
+
 // download gets a URL so many times over each of so many connections at once, and returns megabytes each second; the
 // work is in gigabytes.
 func download(t *testing.T, url string, connections, times int) result {
@@ -97,8 +122,14 @@ func download(t *testing.T, url string, connections, times int) result {
 // work is in thousands of requests. wrk asks where there is one: it leaves most of the processor to the server.
 func requests(t *testing.T, url string, clients int, d time.Duration) result {
 	t.Helper()
+	return requestsWith(t, http.MethodGet, url, "", clients, d)
+}
+
+// requestsWith is requests by another method, and with an Authorization.
+func requestsWith(t *testing.T, method, url, authorization string, clients int, d time.Duration) result {
+	t.Helper()
 	if wrk, err := exec.LookPath("wrk"); err == nil {
-		return wrkRequests(t, wrk, url, clients, d)
+		return wrkRequests(t, wrk, method, url, authorization, clients, d)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
@@ -109,7 +140,7 @@ func requests(t *testing.T, url string, clients int, d time.Duration) result {
 		g.Go(func() error {
 			buf := make([]byte, 64<<10)
 			for ctx.Err() == nil {
-				if _, err := get(ctx, url, buf); err == nil {
+				if err := ask(ctx, method, url, authorization, buf); err == nil {
 					counts[i]++
 				} else if ctx.Err() == nil { // else it was in the middle of one
 					return err
@@ -131,10 +162,15 @@ func requests(t *testing.T, url string, clients int, d time.Duration) result {
 
 var wrkRate, wrkCount = regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`), regexp.MustCompile(`(\d+) requests in`)
 
-func wrkRequests(t *testing.T, wrk, url string, clients int, d time.Duration) result {
+func wrkRequests(t *testing.T, wrk, method, url, authorization string, clients int, d time.Duration) result {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), wrk, "-t1", fmt.Sprintf("-c%d", clients), fmt.Sprintf("-d%ds", int(d.Seconds())),
-		"-H", "Accept: "+manifestType, url).CombinedOutput()
+	script := filepath.Join(rig.TempDir(t, "wrk"), "method.lua")
+	write(t, script, fmt.Sprintf("wrk.method = %q\n", method))
+	args := []string{"-t1", fmt.Sprintf("-c%d", clients), fmt.Sprintf("-d%ds", int(d.Seconds())), "-s", script, "-H", "Accept: " + manifestType}
+	if authorization != "" {
+		args = append(args, "-H", "Authorization: "+authorization)
+	}
+	out, err := exec.CommandContext(t.Context(), wrk, append(args, url)...).CombinedOutput()
 	text := string(out)
 	if err != nil || strings.Contains(text, "Non-2xx") || strings.Contains(text, "Socket errors") {
 		t.Fatalf("wrk %s: %v\n%s", url, err, text)

@@ -60,14 +60,19 @@ CREATE TABLE leases (
 CREATE INDEX leases_holder ON leases (holder);
 
 -- driver_state is what the storage driver needs to go on with an upload: parts
--- and what is not a whole part yet. holder is the replica that is at it.
+-- and what is not a whole part yet. holder is the replica that is at it. A doomed
+-- upload never becomes a blob: its bytes are being deleted.
 ALTER TABLE uploads ADD COLUMN driver_state BYTEA;
 ALTER TABLE uploads ADD COLUMN holder TEXT NOT NULL DEFAULT '';
+ALTER TABLE uploads ADD COLUMN doomed BOOLEAN NOT NULL DEFAULT FALSE;
 ALTER TABLE fills ADD COLUMN holder TEXT NOT NULL DEFAULT '';
+-- A doomed fill never becomes a blob: its bytes are being deleted.
+ALTER TABLE fills ADD COLUMN doomed BOOLEAN NOT NULL DEFAULT FALSE;
 
 -- rights is a JSON array of {"repository": pattern, "actions": [...]}.
 ALTER TABLE users ADD COLUMN rights TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE users ADD COLUMN disabled BOOLEAN NOT NULL DEFAULT FALSE;
+CREATE INDEX users_admins ON users (id) WHERE admin;
 CREATE TABLE robots (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     name         TEXT    NOT NULL UNIQUE,

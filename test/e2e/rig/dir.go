@@ -16,7 +16,11 @@ const dirPrefix = "bwrig-"
 // runDir is this test run's folder. Its path is short, since unix sockets below it may have 107 bytes at most.
 var runDir = sync.OnceValues(func() (string, error) {
 	sweep()
-	return os.MkdirTemp("", fmt.Sprintf("%s%d-", dirPrefix, os.Getpid()))
+	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", dirPrefix, os.Getpid()))
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o711) // Postgres, which root may not run, has its folder in here
 })
 
 // Main runs a package's tests and removes what they shared: call it from TestMain. Without it the next run cleans up.

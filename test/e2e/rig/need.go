@@ -13,12 +13,14 @@ var debian = map[string]string{
 	"skopeo": "skopeo",
 	"nginx":  "nginx-light",
 	"bridge": "containernetworking-plugins",
+	"initdb": "postgresql-15",
 }
 
 // Need returns the path of a tool: from the rig's own folder, else from the machine's. A missing tool skips the test.
 func Need(t testing.TB, tool string) string {
 	t.Helper()
-	for _, dir := range []string{filepath.Join(Dir(), "bin"), "/usr/sbin", "/usr/lib/cni"} {
+	postgres, _ := filepath.Glob("/usr/lib/postgresql/*/bin") // the pattern is right
+	for _, dir := range append([]string{filepath.Join(Dir(), "bin"), "/usr/sbin", "/usr/lib/cni"}, postgres...) {
 		if path, err := exec.LookPath(filepath.Join(dir, tool)); err == nil {
 			return path
 		}

@@ -24,6 +24,7 @@ type Proc struct {
 	argv    []string
 	env     []string
 	logPath string
+	user    *syscall.Credential // nil is the test's own
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -34,7 +35,13 @@ type Proc struct {
 // Run starts argv with env on top of the test's own environment.
 func Run(t testing.TB, name string, argv []string, env ...string) *Proc {
 	t.Helper()
-	p := &Proc{Name: name, t: t, argv: argv, env: env}
+	return runAs(t, nil, name, argv, env...)
+}
+
+// runAs is Run as another user, which only root can do; nil is the test's own.
+func runAs(t testing.TB, user *syscall.Credential, name string, argv []string, env ...string) *Proc {
+	t.Helper()
+	p := &Proc{Name: name, t: t, argv: argv, env: env, user: user}
 	p.logPath = filepath.Join(TempDir(t, "log"), name+".log")
 	t.Cleanup(func() {
 		p.kill()
@@ -57,7 +64,7 @@ func (p *Proc) Start() {
 	cmd := exec.Command(p.argv[0], p.argv[1:]...)
 	cmd.Env = append(os.Environ(), p.env...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Credential: p.user}
 	if err := cmd.Start(); err != nil {
 		p.t.Fatalf("start %s: %v", p.Name, err)
 	}
@@ -160,9 +167,12 @@ func (p *Proc) WaitReady(url string) {
 	})
 }
 
+// waitForReady is how long a program may take to start.
+const waitForReady = 30 * time.Second
+
 func (p *Proc) waitReady(check func() error) {
 	p.t.Helper()
-	Eventually(p.t, 30*time.Second, func() error {
+	Eventually(p.t, waitForReady, func() error {
 		select {
 		case <-p.Done():
 			return GiveUp(fmt.Errorf("%s ended before it was ready: %w", p.Name, p.Wait(0)))

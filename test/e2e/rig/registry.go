@@ -101,8 +101,9 @@ func FaultProxy(t testing.TB, upstreamURL string) *Front {
 	t.Cleanup(func() {
 		f.Refuse(true)
 		if t.Failed() {
-			t.Logf("--- requests to %s before %s:", f.Host, upstreamURL)
-			for _, r := range f.Requests() {
+			all := f.Requests()
+			t.Logf("--- %d requests to %s before %s, the last:", len(all), f.Host, upstreamURL)
+			for _, r := range all[max(0, len(all)-100):] {
 				t.Logf("%s %s?%s range=%q: %d, %d bytes, %v", r.Method, r.Path, r.Query.Encode(), r.Header.Get("Range"), r.Status, r.Bytes, r.Dur)
 			}
 		}

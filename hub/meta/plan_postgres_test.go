@@ -1,0 +1,233 @@
+package meta
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+)
+
+// A registry as large as they become: one repository of a million tags, one of
+// ten thousand, and a thousand small ones. Ids are given so that the rest can
+// be computed: five tags have a manifest, and each fourth manifest names two
+// blobs that no other does; one blob in fifty is up for a review some day, and
+// one manifest in four is in the trash as well.
+const large = `
+	SET LOCAL session_replication_role = replica; -- foreign keys are as they should be
+	SET LOCAL synchronous_commit = off;
+	INSERT INTO projects (id, name, kind, public, source, created_at)
+	SELECT i, 'large' || i, 'local', TRUE, 'api', 0 FROM generate_series(1001, 1010) AS i;
+	INSERT INTO repos (id, project_id, name, created_at)
+	SELECT 1000 + i, 1001 + i % 10, 'large' || (1001 + i % 10) || '/r' || i, 0 FROM generate_series(1, 1002) AS i;
+
+	CREATE TEMPORARY TABLE sized ON COMMIT DROP AS
+	SELECT 1000 + i AS repo_id, CASE i WHEN 1 THEN 1000000 WHEN 2 THEN 10000 ELSE 10 END AS tags FROM generate_series(1, 1002) AS i;
+	CREATE TEMPORARY TABLE made ON COMMIT DROP AS
+	SELECT n.*, 'sha256:' || lpad(to_hex(n.id), 64, '0') AS digest
+	  FROM (SELECT repo_id, j, row_number() OVER () + 1000000 AS id FROM sized, generate_series(0, tags - 1, 5) AS j) AS n;
+
+	ALTER TABLE tags DROP CONSTRAINT tags_pkey;
+	DROP INDEX tags_digest;
+	INSERT INTO tags (repo_id, name, digest, media_type, size_bytes, updated_at, checked_at)
+	SELECT repo_id, 'v' || to_char(j + k, 'FM0000000'), digest, 'application/vnd.oci.image.manifest.v1+json', 1000, 1, 1
+	  FROM made, generate_series(0, 4) AS k;
+	ALTER TABLE tags ADD PRIMARY KEY (repo_id, name);
+	CREATE INDEX tags_digest ON tags (repo_id, digest);
+
+	INSERT INTO manifests (id, repo_id, digest, media_type, size_bytes, created_at, body)
+	SELECT id, repo_id, digest, 'application/vnd.oci.image.manifest.v1+json', 100, 1, decode(repeat('20', 100), 'hex') FROM made;
+	CREATE TEMPORARY TABLE held ON COMMIT DROP AS
+	SELECT id * 2 + k AS id, repo_id, id AS manifest_id, k, 'sha256:' || lpad(to_hex(id * 2 + k), 64, 'b') AS digest
+	  FROM made, generate_series(0, 1) AS k WHERE j % 20 = 0;
+	INSERT INTO manifest_refs (manifest_id, position, kind, digest, media_type, size_bytes)
+	SELECT manifest_id, k, 'blob', digest, 'application/vnd.oci.image.layer.v1.tar+gzip', 1000 FROM held;
+	INSERT INTO repo_blobs (repo_id, blob_digest, size_bytes, learnt_at) SELECT repo_id, digest, 1000, 1 FROM held;
+	INSERT INTO blobs (id, digest, size_bytes, storage_key, state, created_at, last_used_at, review_at)
+	SELECT id, digest, 1000, 'b/' || id, 'live', 1, 1, CASE WHEN id % 100 = 2 THEN 4102444800000000 + id ELSE 0 END FROM held;
+	INSERT INTO trash (id, op, cause, kind, repo_id, digest, media_type, size_bytes, created_at, body, deleted_by, deleted_at)
+	SELECT id, 'op' || id / 4, 'manifest', 'manifest', repo_id, digest, '', 1000, 1, '', 'x', id FROM held WHERE id % 4 = 2;
+	INSERT INTO trash_refs (trash_id, digest) SELECT id, digest FROM held WHERE id % 4 = 2;`
+
+// planNode is a node of what EXPLAIN (FORMAT JSON) says.
+type planNode struct {
+	Type     string     `json:"Node Type"`
+	Relation string     `json:"Relation Name"`
+	Index    string     `json:"Index Name"`
+	Rows     float64    `json:"Actual Rows"`
+	Hit      int        `json:"Shared Hit Blocks"`
+	Read     int        `json:"Shared Read Blocks"`
+	Removed  float64    `json:"Rows Removed by Filter"`
+	Plans    []planNode `json:"Plans"`
+}
+
+func (n *planNode) walk(fn func(*planNode)) {
+	fn(n)
+	for i := range n.Plans {
+		n.Plans[i].walk(fn)
+	}
+}
+
+func explain(t *testing.T, c *pgx.Conn, explain string, args ...any) (top planNode) {
+	t.Helper()
+	var text []byte
+	must(t, c.QueryRow(t.Context(), explain, args...).Scan(&text))
+	var plans []struct{ Plan planNode }
+	must(t, json.Unmarshal(text, &plans))
+	return plans[0].Plan
+}
+
+// asked notes the look-ups of a store.
+type asked struct {
+	db
+	query string
+	args  []any
+}
+
+func (a *asked) Query(ctx context.Context, query string, args ...any) (rows, error) {
+	a.query, a.args = query, args
+	return a.db.Query(ctx, query, args...)
+}
+
+func (a *asked) QueryRow(ctx context.Context, query string, args ...any) row {
+	a.query, a.args = query, args
+	return a.db.QueryRow(ctx, query, args...)
+}
+
+func TestPlansOfALargeRegistry(t *testing.T) {
+	only(t, "postgres")
+	if testing.Short() {
+		t.Skip("it makes a million tags")
+	}
+	dsn := newDSN(t)
+	s := openStore(t, dsn, nil)
+	everything(t, s)
+	c := connect(t, dsn)
+	must(t, pgx.BeginFunc(t.Context(), c, func(x pgx.Tx) error {
+		_, err := x.Exec(t.Context(), large)
+		return err
+	}))
+	_, err := c.Exec(t.Context(), `ANALYZE`)
+	must(t, err)
+
+	t.Run("scans", func(t *testing.T) { noScans(t, s, c) })
+	t.Run("growth", func(t *testing.T) { noGrowth(t, s, c) })
+}
+
+// reading are parts of statements that may read a table from end to end: they
+// run at a start, once a day, or when a person asks.
+var reading = []string{
+	"coalesce(sum(b.size_bytes), 0)",       // CacheBytes
+	"UPDATE blobs AS x SET review_at = $3", // VerifyBlobs
+	"SELECT c.kind, count(*)",              // Garbage
+}
+
+// noScans looks at the plan of each statement there is, as it is whatever its
+// arguments are.
+func noScans(t *testing.T, s *Store, c *pgx.Conn) {
+	_, err := c.Exec(t.Context(), `SET plan_cache_mode = force_generic_plan`)
+	must(t, err)
+	n := 0
+	s.db.(*postgresDB).texts.Range(func(key, value any) bool {
+		text := value.(string)
+		verb, _, _ := strings.Cut(strings.TrimSpace(text), " ")
+		switch {
+		case !strings.Contains("SELECT INSERT UPDATE DELETE WITH", strings.TrimSpace(verb)), strings.Contains(text, "pg_"):
+			return true
+		}
+		for _, r := range reading {
+			if strings.Contains(text, r) {
+				return true
+			}
+		}
+		n++
+		_, err := c.Exec(t.Context(), `PREPARE p AS `+text)
+		if err != nil {
+			t.Errorf("%v: %s", err, text)
+			return true
+		}
+		args := ""
+		if n := params(text); n > 0 {
+			args = "(" + strings.TrimSuffix(strings.Repeat("NULL,", n), ",") + ")"
+		}
+		top := explain(t, c, `EXPLAIN (FORMAT JSON) EXECUTE p`+args)
+		top.walk(func(s *planNode) {
+			switch s.Relation {
+			case "tags", "manifests", "manifest_refs", "blobs", "repo_blobs", "trash", "trash_refs":
+				if s.Type == "Seq Scan" {
+					t.Errorf("reads all of %s: %s", s.Relation, text)
+				}
+			}
+		})
+		_, err = c.Exec(t.Context(), `DEALLOCATE p`)
+		must(t, err)
+		return true
+	})
+	if n < 80 {
+		t.Errorf("only %d statements ran", n)
+	}
+}
+
+// noGrowth holds the pull path and lists to what they cost in a small
+// repository: in the blocks that are looked at, as time is no test's to judge.
+func noGrowth(t *testing.T, s *Store, c *pgx.Conn) {
+	_, err := c.Exec(t.Context(), `SET plan_cache_mode = auto`)
+	must(t, err)
+	a := &asked{db: s.db}
+	s.db = a
+	defer func() { s.db = a.db }()
+	ctx := t.Context()
+	const million, tenThousand = "large1002/r1", "large1003/r2"
+	blob := func(repo string) oci.Digest {
+		var d oci.Digest
+		must(t, c.QueryRow(ctx, `
+			SELECT blob_digest FROM repo_blobs g JOIN repos r ON r.id = g.repo_id WHERE r.name = $1 ORDER BY 1 LIMIT 1 OFFSET 100`, repo).Scan(&d))
+		return d
+	}
+	manifest := func(repo string) oci.Digest {
+		m, err := s.StatTag(ctx, repo, "v0007777")
+		must(t, err)
+		return m.Digest
+	}
+	for _, tt := range []struct {
+		name string
+		ask  func(repo string) error
+	}{
+		{"ManifestByTag", func(repo string) error { return second(s.ManifestByTag(ctx, repo, "v0007777")) }},
+		{"ManifestByTag of none", func(repo string) error {
+			if _, err := s.ManifestByTag(ctx, repo, "none"); err == nil {
+				return fmt.Errorf("there is a tag none")
+			}
+			return nil
+		}},
+		{"ManifestByDigest", func(repo string) error { return second(s.ManifestByDigest(ctx, repo, manifest(repo))) }},
+		{"StatManifest", func(repo string) error { return second(s.StatManifest(ctx, repo, manifest(repo))) }},
+		{"RepoBlob", func(repo string) error { return second(s.RepoBlob(ctx, repo, blob(repo))) }},
+		{"Referrers", func(repo string) error { return second(s.Referrers(ctx, repo, manifest(repo), "")) }},
+		{"Tags", func(repo string) error { _, _, err := s.Tags(ctx, repo, 100, ""); return err }},
+		{"Tags from the middle", func(repo string) error { _, _, err := s.Tags(ctx, repo, 100, "v0005000"); return err }},
+		{"Tags at the end", func(repo string) error { _, _, err := s.Tags(ctx, repo, 100, "v9"); return err }},
+	} {
+		var blocks [2]int
+		for i, repo := range []string{million, tenThousand} {
+			must(t, tt.ask(repo))
+			text, args := s.db.(*asked).db.(*postgresDB).text(a.query), a.args
+			top := explain(t, c, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+text, args...)
+			blocks[i] = top.Hit + top.Read
+			top.walk(func(s *planNode) {
+				if s.Removed > 100 {
+					t.Errorf("%s in %s: %s of %s throws %v rows away", tt.name, repo, s.Type, s.Relation, s.Removed)
+				}
+			})
+		}
+		// An index of a hundred times as many rows is a level or two deeper.
+		if blocks[0] > blocks[1]+10 {
+			t.Errorf("%s looks at %d blocks in a repository of a million tags, at %d in one of ten thousand", tt.name, blocks[0], blocks[1])
+		}
+		t.Logf("%s: %d and %d blocks", tt.name, blocks[0], blocks[1])
+	}
+}

@@ -1,0 +1,209 @@
+package registry
+
+import (
+	"bytes"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/pkg/ocitest"
+)
+
+// replicas are several registries on one database and one bucket.
+func replicas(t *testing.T, n int, c *clock) (all []*Registry, sql *pgx.Conn) {
+	t.Helper()
+	back := bucket(t, "postgres")
+	for range n {
+		all = append(all, back.registry(t, c))
+	}
+	sql, err := pgx.Connect(t.Context(), back.DSN)
+	must(t, err)
+	t.Cleanup(func() { sql.Close(t.Context()) })
+	return all, sql
+}
+
+// Any replica goes on with an upload.
+func TestReplicasTakeTurns(t *testing.T) {
+	all, _ := replicas(t, 3, newClock())
+	b := ocitest.RandomBytes(1, 12<<20)
+	u := startUpload(t, all[0])
+	for i := 1; u.OffsetBytes < 11<<20; i++ {
+		n := min(int64(i)*700_000, int64(len(b))-u.OffsetBytes)
+		next, err := all[i%3].AppendUpload(t.Context(), repo, u.ID, u.OffsetBytes, bytes.NewReader(b[u.OffsetBytes:][:n]), n)
+		must(t, err)
+		u = next
+	}
+	_, err := all[2].FinishUpload(t.Context(), repo, u.ID, oci.FromBytes(b), u.OffsetBytes, bytes.NewReader(b[u.OffsetBytes:]), -1)
+	must(t, err)
+	for _, r := range all {
+		wantBlob(t, r, repo, b)
+	}
+	if keys := files(t, all[0]); len(keys) != 1 {
+		t.Errorf("%d keys hold the one blob", len(keys))
+	}
+}
+
+// Of requests at two replicas, one writes; the other is told how far the upload
+// has come, at once.
+func TestReplicasAtOnce(t *testing.T) {
+	all, _ := replicas(t, 2, newClock())
+	u := startUpload(t, all[0])
+	body, feed := io.Pipe()
+	done := make(chan error)
+	go func() {
+		_, err := all[0].AppendUpload(t.Context(), repo, u.ID, 0, body, 8)
+		done <- err
+	}()
+	_, err := feed.Write([]byte("1234")) // it is at work
+	must(t, err)
+	begin := time.Now()
+	for what, refused := range map[string]func() error{
+		"append": func() error {
+			_, err := all[1].AppendUpload(t.Context(), repo, u.ID, 0, bytes.NewReader([]byte("xyz")), 3)
+			return err
+		},
+		"finish": func() error {
+			_, err := all[1].FinishUpload(t.Context(), repo, u.ID, oci.FromBytes(nil), -1, nil, 0)
+			return err
+		},
+		"cancel": func() error { return all[1].CancelUpload(t.Context(), repo, u.ID) },
+	} {
+		err := refused()
+		wantCode(t, what+" at another replica", err, oci.UploadOutOfOrder)
+	}
+	if took := time.Since(begin); took > 900*time.Millisecond {
+		t.Errorf("to refuse them took %s, as if the other replica were suspect", took)
+	}
+	_, err = feed.Write([]byte("5678"))
+	must(t, err)
+	must(t, <-done)
+	_, err = all[1].FinishUpload(t.Context(), repo, u.ID, oci.FromBytes([]byte("12345678")), 8, nil, 0)
+	must(t, err)
+	wantBlob(t, all[0], repo, []byte("12345678"))
+
+	u = startUpload(t, all[0])
+	for round := range int64(5) {
+		var wg sync.WaitGroup
+		results := make(chan error, 10)
+		for i := range 10 {
+			wg.Go(func() {
+				_, err := all[i%2].AppendUpload(t.Context(), repo, u.ID, round*4, bytes.NewReader([]byte("four")), 4)
+				results <- err
+			})
+		}
+		wg.Wait()
+		close(results)
+		won := 0
+		for err := range results {
+			if err == nil {
+				won++
+			} else {
+				wantCode(t, "AppendUpload", err, oci.UploadOutOfOrder)
+			}
+		}
+		if won != 1 {
+			t.Fatalf("%d of 10 appends at the same offset succeeded", won)
+		}
+	}
+}
+
+// A replica that was taken for dead and goes on finds its upload taken over, and
+// spoils nothing, whatever bytes it has.
+func TestReplicaTakenForDead(t *testing.T) {
+	b, other := ocitest.RandomBytes(1, 12<<20), ocitest.RandomBytes(2, 12<<20)
+	for _, tt := range []struct {
+		what   string
+		saved  int64 // by an earlier request
+		finish bool  // the replica was about to finish the upload, with its own bytes
+		whole  bool  // the other has finished by then
+	}{
+		{"at the begin", 0, false, false},
+		{"at the begin, the other finished", 0, false, true},
+		{"in the midst", 6 << 20, false, false},
+		{"in the midst, the other finished", 6 << 20, false, true},
+		{"finishing, the other finished", 6 << 20, true, true},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			all, sql := replicas(t, 2, newClock())
+			u := startUpload(t, all[0])
+			if tt.saved > 0 {
+				_, err := all[0].AppendUpload(t.Context(), repo, u.ID, 0, bytes.NewReader(b[:tt.saved]), tt.saved)
+				must(t, err)
+			}
+			mine := append(bytes.Clone(b[:tt.saved]), other[tt.saved:]...)
+			body, feed := io.Pipe()
+			done := make(chan error)
+			go func() {
+				var err error
+				if tt.finish {
+					_, err = all[0].FinishUpload(t.Context(), repo, u.ID, oci.FromBytes(mine), tt.saved, body, int64(len(b))-tt.saved)
+				} else {
+					_, err = all[0].AppendUpload(t.Context(), repo, u.ID, tt.saved, body, int64(len(b))-tt.saved)
+				}
+				done <- err
+			}()
+			_, err := feed.Write(mine[tt.saved : tt.saved+300_000])
+			must(t, err)
+
+			// As far as the rows say it is dead.
+			_, err = sql.Exec(t.Context(), `UPDATE uploads SET holder = ''`)
+			must(t, err)
+			rest := b[tt.saved:]
+			if tt.whole {
+				_, err = all[1].FinishUpload(t.Context(), repo, u.ID, oci.FromBytes(b), tt.saved, bytes.NewReader(rest), int64(len(rest)))
+			} else {
+				_, err = all[1].AppendUpload(t.Context(), repo, u.ID, tt.saved, bytes.NewReader(rest), int64(len(rest)))
+			}
+			must(t, err)
+
+			_, err = feed.Write(mine[tt.saved+300_000:])
+			must(t, err)
+			wantCode(t, "what the replica did after it was taken for dead", <-done, oci.BlobUploadUnknown)
+			if !tt.whole {
+				_, err = all[1].FinishUpload(t.Context(), repo, u.ID, oci.FromBytes(b), int64(len(b)), nil, 0)
+				if err != nil {
+					// Their parts have the same numbers: the store may notice, and then the
+					// client has to begin anew. It is not to be told that all is well.
+					t.Logf("the other could not finish: %v", err)
+					must(t, ocitest.PushBlob(t.Context(), all[1], repo, b))
+				}
+			}
+			wantBlob(t, all[1], repo, b)
+		})
+	}
+}
+
+// An upload is removed once, by whichever replica.
+func TestReplicasReap(t *testing.T) {
+	c := newClock()
+	all, _ := replicas(t, 3, c)
+	b := ocitest.RandomBytes(1, 6<<20)
+	for range 6 {
+		u := startUpload(t, all[0])
+		_, err := all[0].AppendUpload(t.Context(), repo, u.ID, 0, bytes.NewReader(b), -1)
+		must(t, err)
+	}
+	c.pass(25 * time.Hour)
+	going := startUpload(t, all[0])
+	var wg sync.WaitGroup
+	for _, r := range all {
+		wg.Go(func() {
+			if err := r.Reap(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if keys := files(t, all[0]); len(keys) != 0 {
+		t.Errorf("keys left: %v", keys)
+	}
+	if left, err := all[0].meta.StaleUploads(t.Context(), c.now(), 10); err != nil || len(left) != 0 {
+		t.Errorf("uploads left: %v, %v", left, err)
+	}
+	_, err := all[1].UploadStatus(t.Context(), repo, going.ID)
+	must(t, err)
+}

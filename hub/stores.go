@@ -1,0 +1,112 @@
+package hub
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/breakwater-oci/breakwater/hub/blob"
+	"github.com/breakwater-oci/breakwater/hub/meta"
+	"github.com/breakwater-oci/breakwater/pkg/config"
+)
+
+// openRows opens the database, whose schema may be an older one.
+func openRows(ctx context.Context, cfg Config, log *slog.Logger) (*meta.Store, error) {
+	c, err := metaConfig(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	return meta.Open(ctx, c)
+}
+
+func metaConfig(cfg Config, log *slog.Logger) (meta.Config, error) {
+	dsn := cfg.Metadata.DSN
+	if cfg.Metadata.DSNFile != "" {
+		s, err := config.ReadSecret("", cfg.Metadata.DSNFile, nil)
+		if err != nil {
+			return meta.Config{}, fmt.Errorf("dsnFile: %w", err)
+		}
+		dsn = s.Reveal()
+	}
+	return meta.Config{
+		Driver: cfg.Metadata.Driver, DSN: dsn, ListenDSN: cfg.Metadata.ListenDSN, Log: log,
+		GC: meta.GC{Delay: atOnce(cfg.GC.Delay), Quarantine: atOnce(cfg.GC.Quarantine), TrashFor: atOnce(cfg.GC.TrashFor)},
+	}, nil
+}
+
+// atOnce is a configured delay as hub/meta has it, where 0 is a default.
+func atOnce(d config.Duration) time.Duration {
+	return max(time.Duration(d), time.Microsecond)
+}
+
+// openStorage opens where blobs are.
+func openStorage(ctx context.Context, cfg Storage, warn func(string)) (blob.Store, error) {
+	if cfg.Driver != "s3" {
+		return blob.NewFS(cfg.Filesystem.Root)
+	}
+	secret, err := config.ReadSecret(cfg.S3.SecretKey, cfg.S3.SecretKeyFile, warn)
+	if err != nil {
+		return nil, fmt.Errorf("s3.secretKeyFile: %w", err)
+	}
+	return blob.NewS3(ctx, blob.S3Config{
+		Endpoint: cfg.S3.Endpoint, Region: cfg.S3.Region, Bucket: cfg.S3.Bucket,
+		AccessKey: cfg.S3.AccessKey, SecretKey: secret.Reveal(), PathStyle: cfg.S3.PathStyle,
+		SpoolDir: cfg.S3.SpoolDir, PartBytes: int64(cfg.S3.PartSize), Budget: int64(cfg.S3.PartMemory),
+	})
+}
+
+// keyFile is where the keys are that tokens are signed with.
+func keyFile(cfg Config) string {
+	return cmp.Or(cfg.EncryptionKeyFile, filepath.Join(filepath.Dir(cfg.Metadata.DSN), "token.key"))
+}
+
+// advertise is how other replicas reach the one that listens at listen.
+func advertise(ctx context.Context, cfg Config, listen net.Addr) (string, error) {
+	if cfg.AdvertiseURL != "" || cfg.Metadata.Driver != "postgres" {
+		return cfg.AdvertiseURL, nil
+	}
+	scheme := "http"
+	if cfg.TLS.CertFile != "" {
+		scheme = "https"
+	}
+	host, port, err := net.SplitHostPort(listen.String())
+	if err != nil {
+		return "", err
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		if host, err = ownAddress(ctx, cfg.Metadata.DSN); err != nil {
+			return "", err
+		}
+	}
+	u := url.URL{Scheme: scheme, Host: net.JoinHostPort(host, port)}
+	return u.String(), nil
+}
+
+// ownAddress is this machine's address on the way to the database, which is
+// the one that other replicas are likely to know it by. POD_IP, which a chart
+// sets, wins.
+func ownAddress(ctx context.Context, dsn string) (string, error) {
+	if ip := os.Getenv("POD_IP"); ip != "" {
+		return ip, nil
+	}
+	c, err := pgx.ParseConfig(dsn)
+	if err != nil || c.Host == "" || strings.HasPrefix(c.Host, "/") {
+		return "127.0.0.1", nil // a database on this machine
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "udp", net.JoinHostPort(c.Host, fmt.Sprint(c.Port))) // sends nothing
+	if err != nil {
+		return "", fmt.Errorf("advertiseURL is not set, and the way to the database shows no address of this machine: %w", err)
+	}
+	defer conn.Close()
+	host, _, err := net.SplitHostPort(conn.LocalAddr().String())
+	return host, err
+}
