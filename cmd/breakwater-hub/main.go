@@ -59,6 +59,7 @@ is BREAKWATER_STORAGE_FILESYSTEM_ROOT. BREAKWATER_ADMIN_PASSWORD sets the admin'
 			},
 		},
 		migrateCommand(&file),
+		backupCommand(&file), restoreCommand(&file),
 		gcCommand(&file),
 		keysCommand(),
 		&cobra.Command{

@@ -77,7 +77,9 @@ status is 0 when all that was chosen is in the hub, and the same as at the sourc
 			if err := o.check(); err != nil {
 				return err
 			}
-			report, err := runImport(c.Context(), o, newProgress(c.ErrOrStderr()))
+			p := newProgress(c.ErrOrStderr())
+			report, err := runImport(c.Context(), o, p)
+			p.end()
 			if report == nil {
 				return err
 			}
@@ -96,7 +98,7 @@ status is 0 when all that was chosen is in the hub, and the same as at the sourc
 	f.StringVar(&o.place.strip, "strip-prefix", "", "take this path off repositories first: team/app becomes app")
 	f.StringArrayVar(&o.choose.repos, "repo", nil, "only repositories like this: team/* or team/** (may be repeated)")
 	f.StringArrayVar(&o.choose.tags, "tag", nil, "only tags like this: v1.* (may be repeated)")
-	f.StringArrayVar(&o.choose.exclude, "exclude", nil, "not what is like this: a repository, or repository:tag (may be repeated)")
+	f.StringArrayVar(&o.choose.exclude, "exclude", nil, "not what is like this: a repository, or repository:tag, ** for any (may be repeated)")
 	f.BoolVar(&o.refers, "referrers", true, "copy signatures and all else that refers to an image, whatever --tag says")
 	f.BoolVar(&o.keep, "keep-existing", false, "leave tags alone that the hub has and that point elsewhere")
 	f.IntVar(&o.jobs, "jobs", 4, "how many images, and how many blobs, are copied at once")
@@ -112,7 +114,8 @@ func (o *importOptions) check() error {
 	var errs []error
 	for _, p := range [][]string{o.choose.repos, o.choose.tags, o.choose.exclude} {
 		for _, pattern := range p {
-			if !doublestar.ValidatePattern(pattern) {
+			repo, tag, _ := strings.Cut(pattern, ":")
+			if !doublestar.ValidatePattern(repo) || !doublestar.ValidatePattern(tag) {
 				errs = append(errs, fmt.Errorf("%q is not a pattern; want one like team/** or v1.*", pattern))
 			}
 		}
@@ -157,7 +160,6 @@ func runImport(ctx context.Context, o importOptions, p *progress) (*importReport
 		src: src, dst: dst, state: state, progress: p, o: o, chunkBytes: o.chunkMiB << 20,
 		blobs: make(chan struct{}, o.jobs), report: &importReport{Source: src.url, Hub: dst.base.String(), DryRun: o.dryRun},
 	}
-	defer p.end()
 	err = c.run(ctx)
 	if ctx.Err() != nil {
 		err = errors.New("interrupted; the same command goes on from here")

@@ -34,7 +34,7 @@ func matchesAny(patterns []string, name string) bool {
 
 // repo says whether a repository is meant.
 func (c *choice) repo(name string) bool {
-	return (len(c.repos) == 0 || matchesAny(c.repos, name)) && !matchesAny(c.exclude, name)
+	return (len(c.repos) == 0 || matchesAny(c.repos, name)) && !matchesAny(c.exclude, name) // those of tags have a colon
 }
 
 // tag says whether a tag of a repository is meant.
@@ -42,7 +42,14 @@ func (c *choice) tag(repo, tag string) bool {
 	return (len(c.tags) == 0 || matchesAny(c.tags, tag)) && !c.excludes(repo, tag)
 }
 
-func (c *choice) excludes(repo, tag string) bool { return matchesAny(c.exclude, repo+":"+tag) }
+// excludes says whether a tag is like one of the excluded repository:tag, each
+// half a pattern of its own.
+func (c *choice) excludes(repo, tag string) bool {
+	return slices.ContainsFunc(c.exclude, func(p string) bool {
+		r, t, ok := strings.Cut(p, ":")
+		return ok && matchesAny([]string{r}, repo) && matchesAny([]string{t}, tag)
+	})
+}
 
 // repositories are those that are meant, by name.
 func (c *choice) repositories(ctx context.Context, src *source, place placement) (all []repository, err error) {

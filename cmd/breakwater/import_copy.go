@@ -27,6 +27,7 @@ type copier struct {
 	manifests once // by hub repository and digest
 	inRepo    once // blobs, by the same
 	moving    once // blobs that the hub has nowhere yet, by digest
+	brought   seen // manifests that were copied now
 	followed  seen // manifests whose referrers were looked for
 }
 
@@ -145,6 +146,9 @@ func (c *copier) copyImage(ctx context.Context, i image, out *outcome, t *tally)
 	switch {
 	case had == head.Digest:
 		out.Status = statusPresent
+		if i.tag == "" && c.brought.has(i.repo.to+"@"+had.String()) {
+			out.Status = statusCopied // by an index that names it
+		}
 	case had != "" && c.o.keep:
 		out.Status, out.Found, out.Reason = statusDiffers, had, "the hub has another image under the tag, which is kept"
 		return nil
@@ -230,7 +234,11 @@ func (c *copier) copyManifest(ctx context.Context, r repository, d oci.Digest, t
 		if err := g.Wait(); err != nil || c.o.dryRun {
 			return err
 		}
-		return c.dst.put(ctx, r.to, oci.Digested(d), m)
+		if err := c.dst.put(ctx, r.to, oci.Digested(d), m); err != nil {
+			return err
+		}
+		c.brought.first(r.to + "@" + d.String())
+		return nil
 	})
 }
 
@@ -272,7 +280,7 @@ func (c *copier) bring(ctx context.Context, r repository, b oci.Descriptor, t *t
 	}
 	if c.o.dryRun {
 		t.moved(b.Size, from != "")
-		_ = c.state.add(stateLine{Repo: r.to, Digest: b.Digest, Placed: true}) // in memory
+		c.state.place(r.to, b) // in memory
 		return nil
 	}
 	c.progress.begin(b.Size)
@@ -432,4 +440,11 @@ func (s *seen) first(key string) bool {
 	}
 	s.keys[key] = struct{}{}
 	return true
+}
+
+func (s *seen) has(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.keys[key]
+	return ok
 }

@@ -181,6 +181,9 @@ func (a *answered) fault(method string) error {
 	case a.status >= 500:
 	case a.status == http.StatusUnauthorized || a.status == http.StatusForbidden:
 		e.Code = oci.Denied
+		if len(told.Errors) == 0 {
+			e.Message = "the hub does not let you; log in with breakwater login as who may push there"
+		}
 	case len(told.Errors) > 0:
 		e.Code = oci.Code(told.Errors[0].Code)
 	case a.status == http.StatusNotFound:

@@ -690,7 +690,7 @@ var situations = []situation{
 		}}, gcDoes(w)}
 	}},
 	{"a restoration and the tag in use anew", noGC, binned, func(w *world) []does {
-		return []does{restoreDoes(w, true), does{"put other", func(ctx context.Context, w *world) error {
+		return []does{restoreDoes(w, true), {"put other", func(ctx context.Context, w *world) error {
 			m := parsed(w.t, image(repoB, "other", layer))
 			m.Repo, m.Tag = repoB, "v1"
 			return w.s.PutManifest(ctx, m)

@@ -2,13 +2,8 @@ package registry
 
 import (
 	"context"
-	"crypto"
-	_ "crypto/sha256" // of the digests that are computed
-	_ "crypto/sha512"
-	"encoding"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"sync"
@@ -20,28 +15,6 @@ import (
 	"github.com/breakwater-oci/breakwater/hub/meta"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
-
-// hashes are the digest algorithms an upload can be hashed with on its way.
-var hashes = map[string]crypto.Hash{
-	"sha256": crypto.SHA256,
-	"sha512": crypto.SHA512,
-}
-
-// resumable is a hash whose state can be stored and taken up again.
-type resumable interface {
-	hash.Hash
-	encoding.BinaryMarshaler
-	encoding.BinaryUnmarshaler
-}
-
-func newHash(alg string) (resumable, error) {
-	if h, ok := hashes[alg]; ok {
-		if r, ok := h.New().(resumable); ok {
-			return r, nil
-		}
-	}
-	return nil, oci.Errorf(oci.DigestInvalid, "%q is not a digest algorithm known here, want sha256 or sha512", alg)
-}
 
 // tailBytes is how much of an upload is kept in its row alone, before any of it
 // is in the store. Most configs and many layers come whole by then, and cost
@@ -128,27 +101,6 @@ func (w *writer) restore(ctx context.Context, kind byte, state []byte) (err erro
 	return nil
 }
 
-// becameWhole says that a key could not be gone on with since a request before
-// has made it whole, just as the row has it, but could not tell the rows any
-// more.
-func (w *writer) becameWhole(ctx context.Context, err error) bool {
-	if !errors.Is(err, fs.ErrNotExist) || w.offset != w.row.OffsetBytes || w.offset == 0 {
-		return false
-	}
-	c, err := w.r.blobs.Open(ctx, w.row.StorageKey, w.offset)
-	if err != nil {
-		return false
-	}
-	defer c.Close()
-	last, err := c.Section(ctx, w.offset-1, 1) // some stores only look when they have to
-	if err != nil {
-		return false
-	}
-	defer last.Close()
-	_, err = io.ReadFull(last, make([]byte, 1))
-	return err == nil
-}
-
 // lost makes of a key that is gone what the client is told: to begin anew.
 func lost(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
@@ -203,57 +155,6 @@ func (w *writer) noteBegun(ctx context.Context) error {
 	next.DriverState = append([]byte{begun}, next.DriverState[min(1, len(next.DriverState)):]...)
 	return w.put(ctx, next, false)
 }
-
-// reopen makes the store go on with what is whole. Who sends a blob as one
-// stream and then another piece of it is rare, and so this may be dear.
-func (w *writer) reopen(ctx context.Context) error {
-	to, err := w.r.blobs.Create(ctx, w.row.StorageKey)
-	switch {
-	case errors.Is(err, fs.ErrExist): // a file, which can be longer any time
-		to, err = w.r.blobs.Resume(ctx, w.row.StorageKey, w.offset, nil)
-	case err == nil: // what is whole stays until it is replaced
-		if err = w.copyTo(ctx, to); err != nil {
-			err = errors.Join(err, to.Close())
-		}
-	}
-	if err != nil {
-		return err
-	}
-	to.OnSaved(w.saved)
-	w.w, w.whole = to, false
-	return nil
-}
-
-func (w *writer) copyTo(ctx context.Context, to blob.Writer) error {
-	r, err := w.read(ctx)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	_, err = io.CopyN(to, r, w.offset)
-	return err
-}
-
-// read reads what is whole.
-func (w *writer) read(ctx context.Context) (io.ReadCloser, error) {
-	c, err := w.r.blobs.Open(ctx, w.row.StorageKey, w.offset)
-	if err != nil {
-		return nil, err
-	}
-	section, err := c.Section(ctx, 0, w.offset)
-	if err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{section, both{section, c}}, nil
-}
-
-type both [2]io.Closer
-
-// Close implements io.Closer.
-func (b both) Close() error { return errors.Join(b[0].Close(), b[1].Close()) }
 
 // saved hears from the storage driver how far it has come. That is in the midst
 // of a Write, before what is written was hashed: to note it waits until then.

@@ -131,6 +131,8 @@ func TestS3FailsNowAndThen(t *testing.T) {
 	acked := pushAll(t, c, "chaos", images)
 	pullAll(t, c, acked)
 	t.Logf("%d requests had to be tried again, %d uploads went on", c.retries.Load(), c.resumed.Load())
+	stores.Bucket.Clear()
+	p.holdsOnly(acked)
 }
 
 // pushAll pushes so many images at once, with patience, a quarter of them with a layer of several parts.
@@ -203,8 +205,8 @@ func TestPostgresFails(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := rig.StartStores(t, rig.StoresOptions{Follower: tt.follow})
-			_, b := s.Replicas(t, 2, rig.HubOptions{})
-			c := &pusher{base: b.URL}
+			p := onThese(t, s, 2, nil)
+			c := &pusher{base: p.url}
 			acked := pushAll(t, c, "before", 10)
 			acked = append(acked, pushAll(t, c, "amid", 80, func(total int64) {
 				<-c.after(total/5 + rand.Int64N(total/2))
@@ -218,6 +220,7 @@ func TestPostgresFails(t *testing.T) {
 			}
 			acked = append(acked, pushAll(t, c, "after", 10)...)
 			pullAll(t, c, acked)
+			p.holdsOnly(acked)
 		})
 	}
 }
@@ -247,9 +250,7 @@ func TestNoSpace(t *testing.T) {
 			return onDisk(t, rig.Keys{"storage.filesystem.root": filepath.Join(disk, "blobs"), "metadata.dsn": filepath.Join(disk, "hub.db")})
 		}},
 		{"S3", func(t *testing.T, disk string) *place {
-			s := rig.StartStores(t, rig.StoresOptions{S3Dir: filepath.Join(disk, "s3")})
-			hubs, b := s.Replicas(t, 1, rig.HubOptions{})
-			return &place{t: t, url: b.URL, host: b.Host, hubs: hubs}
+			return onThese(t, rig.StartStores(t, rig.StoresOptions{S3Dir: filepath.Join(disk, "s3")}), 1, nil)
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"path/filepath"
 	"testing"
 
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
@@ -12,6 +13,9 @@ type place struct {
 	url  string
 	host string // HOST:PORT of url
 	hubs []*rig.Hub
+
+	root   string                  // folder of what is stored
+	stored func() map[string]int64 // the sizes of the files in there that are objects, or parts of some
 }
 
 // pairings are the databases and storages that a hub works on.
@@ -30,15 +34,29 @@ var pairings = []struct {
 func onDisk(t *testing.T, keys rig.Keys) *place {
 	t.Helper()
 	h := rig.StartHub(t, rig.HubOptions{Keys: keys})
-	return &place{t: t, url: h.URL, host: h.Host, hubs: []*rig.Hub{h}}
+	p := &place{t: t, url: h.URL, host: h.Host, hubs: []*rig.Hub{h}, root: filepath.Join(h.Dir, "blobs")}
+	p.stored = func() map[string]int64 {
+		all := map[string]int64{}
+		for path, info := range files(t, p.root) {
+			all[path] = info.Size()
+		}
+		return all
+	}
+	return p
 }
 
 // onStores are n replicas on Postgres and S3, behind a balancer that gives each request to the next one.
 func onStores(t *testing.T, n int, keys rig.Keys) (*place, *rig.Stores) {
 	t.Helper()
 	s := rig.StartStores(t, rig.StoresOptions{})
+	return onThese(t, s, n, keys), s
+}
+
+// onThese is onStores with stores that are there.
+func onThese(t *testing.T, s *rig.Stores, n int, keys rig.Keys) *place {
+	t.Helper()
 	hubs, b := s.Replicas(t, n, rig.HubOptions{Keys: keys})
-	return &place{t: t, url: b.URL, host: b.Host, hubs: hubs}, s
+	return &place{t: t, url: b.URL, host: b.Host, hubs: hubs, root: s.S3.Dir, stored: s.S3.Files}
 }
 
 // on runs a test on each pairing.

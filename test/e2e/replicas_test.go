@@ -124,6 +124,7 @@ func killRounds(t *testing.T, p *place, rounds int) {
 			t.Errorf("in the end: %v", err)
 		}
 	}
+	p.holdsOnly(acked)
 }
 
 // An upload that begins at one replica goes on at each other, also when the one at work dies amid a chunk: from the
