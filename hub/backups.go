@@ -11,7 +11,8 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/version"
 )
 
-// BackupResult and the others are what the commands backup and restore say and are told.
+// StoredBackup and the others are what the commands backup and restore say and
+// are told.
 type (
 	BackupResult   = backup.Result
 	StoredBackup   = backup.Stored
