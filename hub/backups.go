@@ -11,13 +11,15 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/version"
 )
 
-// StoredBackup and the others are what the commands backup and restore say and
-// are told.
 type (
-	BackupResult   = backup.Result
-	StoredBackup   = backup.Stored
+	// BackupResult is what a backup holds.
+	BackupResult = backup.Result
+	// StoredBackup is one in the storage.
+	StoredBackup = backup.Stored
+	// RestoreOptions say how to restore.
 	RestoreOptions = backup.Options
-	RestoreReport  = backup.Report
+	// RestoreReport says what a restore did or would do.
+	RestoreReport = backup.Report
 )
 
 // WriteBackup backs up the configured database into a file, see

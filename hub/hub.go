@@ -166,17 +166,18 @@ func (h *Hub) openBackups() error {
 	return nil
 }
 
-// Migrate brings the database up to date, or with dryRun says what it would do.
-func Migrate(ctx context.Context, cfg Config, dryRun bool) (pending []string, err error) {
+// Migrate brings the database up to date and says what that was; with dryRun
+// only what it would be.
+func Migrate(ctx context.Context, cfg Config, dryRun bool) (plan []meta.Migration, err error) {
 	rows, err := openRows(ctx, cfg, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
-	if pending, err = rows.Pending(ctx); err != nil || dryRun {
-		return pending, err
+	if plan, err = rows.Plan(ctx); err != nil || dryRun {
+		return plan, err
 	}
-	return pending, rows.Migrate(ctx)
+	return plan, rows.Migrate(ctx)
 }
 
 // openProxies makes a project row and a proxy for each configured upstream.
@@ -281,7 +282,7 @@ func (h *Hub) routes() http.Handler {
 	v2 := ociserver.New(guarded, ociserver.Options{
 		Name: all.name, Authenticate: front.authenticate, Challenge: front.challenge, Ping: front.ping,
 		StallTimeout: stallAfter, Observe: h.recent.Observe, Log: h.log,
-		Metrics: h.metrics,
+		Metrics: h.metrics, ChunkMinBytes: h.cfg.Storage.chunkMinBytes(),
 	})
 	mux := http.NewServeMux()
 	mux.Handle(identity.TokenPath, h.identity.TokenHandler(front.grant))

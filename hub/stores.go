@@ -51,17 +51,25 @@ func atOnce(d config.Duration) time.Duration {
 // openStorage opens where blobs are.
 func openStorage(ctx context.Context, cfg Storage, warn func(string)) (blob.Store, error) {
 	if cfg.Driver != "s3" {
-		return blob.NewFS(cfg.Filesystem.Root)
+		fs, err := blob.NewFS(cfg.Filesystem.Root)
+		if err != nil {
+			return nil, err // a nil *FS would not be a nil Store
+		}
+		return fs, nil
 	}
 	secret, err := config.ReadSecret(cfg.S3.SecretKey, cfg.S3.SecretKeyFile, warn)
 	if err != nil {
 		return nil, fmt.Errorf("s3.secretKeyFile: %w", err)
 	}
-	return blob.NewS3(ctx, blob.S3Config{
+	s3, err := blob.NewS3(ctx, blob.S3Config{
 		Endpoint: cfg.S3.Endpoint, Region: cfg.S3.Region, Bucket: cfg.S3.Bucket,
 		AccessKey: cfg.S3.AccessKey, SecretKey: secret.Reveal(), PathStyle: cfg.S3.PathStyle,
 		SpoolDir: cfg.S3.SpoolDir, PartBytes: int64(cfg.S3.PartSize), Budget: int64(cfg.S3.PartMemory),
 	})
+	if err != nil {
+		return nil, err
+	}
+	return s3, nil
 }
 
 // keyFile is where the keys are that tokens are signed with.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -74,31 +75,34 @@ func migrateCommand(file *string) *cobra.Command {
 	var dryRun bool
 	c := &cobra.Command{
 		Use: "migrate", Short: "Bring the database's schema up to date", Args: cobra.NoArgs,
-		Long: "Bring the database's schema up to date. serve does so itself; this is for doing it ahead, or looking first.",
+		Long: `Bring the database's schema up to date. serve does so itself; this is for doing it ahead, or looking first.
+Hubs of the release before go on working on the new schema.`,
+		Example: `  breakwater-hub migrate --config hub.yaml --dry-run
+  breakwater-hub migrate --config hub.yaml`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := load(*file)
 			if err != nil {
 				return err
 			}
-			pending, err := hub.Migrate(c.Context(), cfg, dryRun)
+			plan, err := hub.Migrate(c.Context(), cfg, dryRun)
 			if err != nil {
 				return err
 			}
-			for _, m := range pending {
+			out := c.OutOrStdout()
+			for _, m := range plan {
 				if dryRun {
-					m = "would apply " + m
+					fmt.Fprintf(out, "-- would apply %s:\n%s\n", m.Name, strings.TrimSpace(m.SQL))
 				} else {
-					m = "applied " + m
+					fmt.Fprintln(out, "applied", m.Name)
 				}
-				fmt.Fprintln(c.OutOrStdout(), m)
 			}
-			if len(pending) == 0 {
-				fmt.Fprintln(c.OutOrStdout(), "nothing to do")
+			if len(plan) == 0 {
+				fmt.Fprintln(out, "nothing to do")
 			}
 			return nil
 		},
 	}
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be done")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "print the statements that would be run, and run none")
 	return c
 }
 

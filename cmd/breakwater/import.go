@@ -1,16 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
+	"github.com/Masterminds/semver/v3"
 	"github.com/bmatcuk/doublestar/v4"
 	"github.com/spf13/cobra"
-
-	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
 func importCommand() *cobra.Command {
@@ -48,7 +49,8 @@ registries refuse. Indexes come with all their platforms, images with their
 signatures, attestations and whatever else refers to them. What the hub has
 already is not copied again, so that the same command goes on where an earlier
 run ended, or was killed, within a large layer too; and run again later it
-brings what has changed. At the end each tag is compared once more.
+brings what has changed. At the end each tag is compared with the source's once
+more.
 
 Untagged images cannot be found in a registry, and are left behind unless
 something refers to them. Docker's schema 1 is not supported by the hub.
@@ -59,6 +61,7 @@ status is 0 when all that was chosen is in the hub, and the same as at the sourc
 		Example: `  breakwater import registry https://harbor.example --dry-run
   breakwater import registry registry.example:5000 team/app team/web:v1.2
   breakwater import registry http://10.0.0.5:5000 --repo 'team/**' --tag 'v*' --exclude '**:*-rc*'
+  breakwater import registry docker.io acme/api acme/web --semver '>=2' --newest 10 --project acme
   breakwater import registry https://old.example --strip-prefix library --project team
   echo "$PASSWORD" | breakwater import registry https://old.example --src-username robot --src-password-stdin --jobs 8
   breakwater import registry https://old.example -o json > report.json`,
@@ -98,8 +101,11 @@ status is 0 when all that was chosen is in the hub, and the same as at the sourc
 	f.StringVar(&o.place.strip, "strip-prefix", "", "take this path off repositories first: team/app becomes app")
 	f.StringArrayVar(&o.choose.repos, "repo", nil, "only repositories like this: team/* or team/** (may be repeated)")
 	f.StringArrayVar(&o.choose.tags, "tag", nil, "only tags like this: v1.* (may be repeated)")
+	f.StringVar(&o.choose.semver, "semver", "", "only tags that are versions in this range: '>=1.2 <2', '~1.4'; with -0 pre-releases too: '>=1.2-0'")
+	f.IntVar(&o.choose.newest, "newest", 0, "of each repository only so many tags, the newest of those that are left")
+	f.StringVar(&o.choose.newestBy, "newest-by", byVersion, "what newest means: version, or date (when built; reads each image's config)")
 	f.StringArrayVar(&o.choose.exclude, "exclude", nil, "not what is like this: a repository, or repository:tag, ** for any (may be repeated)")
-	f.BoolVar(&o.refers, "referrers", true, "copy signatures and all else that refers to an image, whatever --tag says")
+	f.BoolVar(&o.refers, "referrers", true, "copy signatures and all else that refers to an image, whichever tags are chosen")
 	f.BoolVar(&o.keep, "keep-existing", false, "leave tags alone that the hub has and that point elsewhere")
 	f.IntVar(&o.jobs, "jobs", 4, "how many images, and how many blobs, are copied at once")
 	f.BoolVar(&o.dryRun, "dry-run", false, "only say what would be copied; reads the source's manifests")
@@ -126,6 +132,12 @@ func (o *importOptions) check() error {
 	if strings.Contains(o.place.project, "/") {
 		errs = append(errs, errors.New("a project has no slash in its name; --prefix takes a path"))
 	}
+	if _, err := semver.NewConstraint(cmp.Or(o.choose.semver, "*")); err != nil {
+		errs = append(errs, fmt.Errorf("--semver %q is not a range of versions; want one like '>=1.2 <2' or '~1.4'", o.choose.semver))
+	}
+	if o.choose.newest < 0 || !slices.Contains([]string{byVersion, byDate}, o.choose.newestBy) {
+		errs = append(errs, errors.New("--newest is a number, --newest-by is version or date"))
+	}
 	if o.jobs < 1 || o.chunkMiB < 1 {
 		errs = append(errs, errors.New("--jobs and --chunk-mib are at least 1"))
 	}
@@ -139,6 +151,7 @@ func runImport(ctx context.Context, o importOptions, p *progress) (*importReport
 	if err != nil {
 		return nil, err
 	}
+	src.wait.told = p.waiting
 	who, err := o.hub.login()
 	if err != nil {
 		return nil, err
@@ -147,6 +160,7 @@ func runImport(ctx context.Context, o importOptions, p *progress) (*importReport
 	if err != nil {
 		return nil, err
 	}
+	dst.wait.told = p.waiting
 	if o.state == "" {
 		if o.state, err = statePath(src.url, dst.base.String(), o.place); err != nil {
 			return nil, err
@@ -164,14 +178,15 @@ func runImport(ctx context.Context, o importOptions, p *progress) (*importReport
 	if ctx.Err() != nil {
 		err = errors.New("interrupted; the same command goes on from here")
 	}
-	c.report.sort()
+	c.report.finish()
 	return c.report, errors.Join(err, state.close(err == nil && c.report.verdict() == nil))
 }
 
 // placement says what a repository is called in the hub.
 type placement struct{ project, prefix, strip string }
 
-// name is the hub's name for a repository of the source.
+// name is the hub's name for a repository of the source. It may be one that a
+// hub does not take.
 func (p placement) name(repo string) (string, error) {
 	name := repo
 	if strip := strings.Trim(p.strip, "/"); strip != "" {
@@ -184,7 +199,7 @@ func (p placement) name(repo string) (string, error) {
 	if prefix := strings.Trim(p.project+p.prefix, "/"); prefix != "" {
 		name = prefix + "/" + name
 	}
-	return name, oci.CheckName(name)
+	return name, nil
 }
 
 // userStateDir is where programs keep what they can do without (XDG base

@@ -16,6 +16,15 @@ import (
 type choice struct {
 	named                []string // repositories, some with a tag
 	repos, tags, exclude []string // patterns
+	semver               string   // a range of versions; "" for all tags
+	newest               int      // so many tags of each repository; 0 for all
+	newestBy             string
+}
+
+// narrows says that of a repository's tags some may not be meant, but for those
+// excluded by name.
+func (c *choice) narrows() bool {
+	return len(c.tags) > 0 || c.semver != "" || c.newest > 0
 }
 
 // repository is one to be copied.
@@ -23,6 +32,7 @@ type repository struct {
 	name string   // at the source
 	to   string   // in the hub
 	tags []string // these alone; nil for all that the patterns let through
+	bad  error    // why it cannot be in the hub
 }
 
 func matchesAny(patterns []string, name string) bool {
@@ -39,7 +49,7 @@ func (c *choice) repo(name string) bool {
 
 // tag says whether a tag of a repository is meant.
 func (c *choice) tag(repo, tag string) bool {
-	return (len(c.tags) == 0 || matchesAny(c.tags, tag)) && !c.excludes(repo, tag)
+	return (len(c.tags) == 0 || matchesAny(c.tags, tag)) && c.inRange(tag) && !c.excludes(repo, tag)
 }
 
 // excludes says whether a tag is like one of the excluded repository:tag, each
@@ -54,7 +64,7 @@ func (c *choice) excludes(repo, tag string) bool {
 // repositories are those that are meant, by name.
 func (c *choice) repositories(ctx context.Context, src *source, place placement) (all []repository, err error) {
 	if len(c.named) > 0 {
-		all, err = c.given()
+		all, err = c.given(src)
 	} else {
 		all, err = c.catalog(ctx, src)
 	}
@@ -65,17 +75,19 @@ func (c *choice) repositories(ctx context.Context, src *source, place placement)
 		if all[i].to, err = place.name(all[i].name); err != nil {
 			return nil, err
 		}
+		all[i].bad = oci.CheckName(all[i].to)
 	}
 	slices.SortFunc(all, func(a, b repository) int { return strings.Compare(a.name, b.name) })
 	return all, nil
 }
 
 // given reads the repositories of the command line.
-func (c *choice) given() ([]repository, error) {
+func (c *choice) given(src *source) ([]repository, error) {
 	byName := make(map[string]*repository)
 	var order []string
 	for _, arg := range c.named {
 		name, tag, tagged := strings.Cut(arg, ":")
+		name = oci.LongName(src.registry, name)
 		if err := oci.CheckName(name); err != nil {
 			return nil, err
 		}
@@ -108,6 +120,7 @@ func (c *choice) given() ([]repository, error) {
 
 // catalog asks the source what it has.
 func (c *choice) catalog(ctx context.Context, src *source) (all []repository, err error) {
+	src.introduce(ctx)
 	err = src.pages(ctx, "list the repositories", src.Repositories, func(name string) {
 		if c.repo(name) {
 			all = append(all, repository{name: name})

@@ -60,16 +60,24 @@ func (c *copier) run(ctx context.Context) error {
 		return err
 	}
 	if len(repos) == 0 {
-		return errors.New("no repository is chosen")
+		return errors.New("no repository is chosen: the source lists none that the patterns let through, or shows more to who logs in")
+	}
+	// Credentials that are wrong are wrong for each image.
+	err = c.dst.wait.again(ctx, func() error {
+		_, err := c.dst.client(ctx, repos[0].to, "")
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	var g errgroup.Group // of functions that note their failures
 	g.SetLimit(c.o.jobs)
 	for _, r := range repos {
 		tags, err := c.tagsOf(ctx, r)
+		if ctx.Err() != nil {
+			break
+		}
 		if err != nil {
-			if ctx.Err() != nil {
-				break
-			}
 			c.report.add(outcome{Source: r.name, Target: r.to, Status: statusFailed, Reason: reason(err)})
 			c.progress.failed(r.name, err)
 			continue
@@ -83,13 +91,18 @@ func (c *copier) run(ctx context.Context) error {
 			})
 		}
 	}
-	return errors.Join(g.Wait(), ctx.Err())
+	c.progress.allFound()
+	_ = g.Wait()
+	if ctx.Err() == nil && !c.o.dryRun {
+		c.compare(ctx)
+	}
+	return ctx.Err()
 }
 
 // tagsOf lists a repository's tags that are chosen, and counts the others.
 func (c *copier) tagsOf(ctx context.Context, r repository) (chosen []string, err error) {
-	if r.tags != nil {
-		return r.tags, nil
+	if r.bad != nil || r.tags != nil {
+		return r.tags, r.bad
 	}
 	var all []string
 	list := func(ctx context.Context, n int, last string) ([]string, bool, error) {
@@ -98,26 +111,26 @@ func (c *copier) tagsOf(ctx context.Context, r repository) (chosen []string, err
 	if err := c.src.pages(ctx, "list the tags of "+r.name, list, func(tag string) { all = append(all, tag) }); err != nil {
 		return nil, err
 	}
+	choose, others := &c.o.choose, 0
 	for _, tag := range all {
-		ok := c.o.choose.tag(r.name, tag)
-		switch _, is := belongsTo(tag); {
-		case is && c.o.refers && len(c.o.choose.tags) > 0:
-			continue // it comes with its image, or not at all
-		case is && !c.o.refers:
-			ok = ok && len(c.o.choose.tags) > 0
-		}
-		if ok {
+		_, is := belongsTo(tag)
+		switch {
+		case is && c.o.refers && choose.narrows():
+			// It comes with its image, or not at all.
+		case choose.tag(r.name, tag) && (!is || c.o.refers || len(choose.tags) > 0):
 			chosen = append(chosen, tag)
-		} else {
-			c.report.skip()
+		default:
+			others++
 		}
 	}
-	return chosen, nil
+	newest, err := c.newestOf(ctx, r.name, chosen)
+	c.report.skip(others + len(chosen) - len(newest))
+	return newest, err
 }
 
-// copyTag copies one tag and compares it then. Its failure is noted.
+// copyTag copies one tag, or a referrer. Its failure is noted.
 func (c *copier) copyTag(ctx context.Context, i image) {
-	out := outcome{Source: i.name(i.repo.name), Target: i.name(i.repo.to), Status: statusFailed}
+	out := outcome{Source: i.name(i.repo.name), Target: i.name(i.repo.to), Status: statusFailed, image: i}
 	tally := &tally{}
 	err := c.copyImage(ctx, i, &out, tally)
 	if ctx.Err() != nil {
@@ -170,10 +183,7 @@ func (c *copier) copyImage(ctx context.Context, i image, out *outcome, t *tally)
 			return fmt.Errorf("what refers to it: %w", err)
 		}
 	}
-	if c.o.dryRun || i.tag == "" {
-		return nil
-	}
-	return c.compare(ctx, i, out)
+	return nil
 }
 
 // point makes the hub's tag name a manifest that it has.
@@ -183,27 +193,6 @@ func (c *copier) point(ctx context.Context, i image, d oci.Digest) error {
 		return err
 	}
 	return c.dst.put(ctx, i.repo.to, oci.Tagged(i.tag), m)
-}
-
-// compare asks both sides once more.
-func (c *copier) compare(ctx context.Context, i image, out *outcome) error {
-	now, err := c.src.resolve(ctx, i.repo.name, i.ref())
-	if err != nil {
-		return fmt.Errorf("compare with the source: %w", err)
-	}
-	has, err := c.dst.manifest(ctx, i.repo.to, i.ref())
-	if err != nil {
-		return fmt.Errorf("compare with the hub: %w", err)
-	}
-	if now.Digest == has {
-		return nil
-	}
-	out.Status, out.Digest, out.Found = statusDiffers, now.Digest, has
-	out.Reason = "the tag was changed while it was copied; run the command again"
-	if has == "" {
-		out.Reason = "the hub has no such tag any more"
-	}
-	return nil
 }
 
 // copyManifest copies a manifest and all it names: blobs and children before
@@ -311,7 +300,7 @@ func (c *copier) copyReferrers(ctx context.Context, r repository, d oci.Digest) 
 	for _, m := range all {
 		c.copyTag(ctx, image{repo: r, by: m.Digest})
 	}
-	if len(c.o.choose.tags) > 0 || r.tags != nil { // else they are among the chosen
+	if c.o.choose.narrows() || r.tags != nil { // else they are among the chosen
 		if err := c.copyAttached(ctx, r, d); err != nil {
 			return err
 		}

@@ -24,6 +24,9 @@ type progress struct {
 	bytes, size int64 // copied, of those known of
 	came        int64 // of bytes, those that were sent in this run
 	tags, all   int
+	listed      bool // all is all
+	compared    int  // of tags, at the end
+	comparing   int  // of so many; 0 before
 	bad         int
 	last        int64 // came, when it was shown
 	lastAt      time.Time
@@ -89,6 +92,21 @@ func (p *progress) failed(what string, err error) {
 	fmt.Fprintf(p.w, "failed: %s: %s\n", what, reason(err))
 }
 
+// allFound says that no more tags will be found.
+func (p *progress) allFound() { p.mu.Lock(); p.listed = true; p.mu.Unlock() }
+
+// compares and comparedOne: of tags, at the end.
+func (p *progress) compares(n int) { p.mu.Lock(); p.comparing = n; p.mu.Unlock() }
+func (p *progress) comparedOne()   { p.mu.Lock(); p.compared++; p.mu.Unlock() }
+
+// waiting tells that a registry wants to be left alone for d.
+func (p *progress) waiting(who string, d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clear()
+	fmt.Fprintf(p.w, "%s has had too many requests, and wants none until %s\n", who, time.Now().Add(d).Format(time.TimeOnly))
+}
+
 func (p *progress) clear() {
 	if p.live {
 		fmt.Fprint(p.w, "\r\x1b[K")
@@ -107,8 +125,14 @@ func (p *progress) show() {
 		p.rate += (rate - p.rate) * weight
 		p.last, p.lastAt = p.came, now
 	}
-	line := fmt.Sprintf("%d of %d images, %s of %s, %s/s", p.tags, max(p.all, p.tags), bytes(p.bytes), bytes(max(p.size, p.bytes)), bytes(int64(p.rate)))
-	if left := p.left(now); left > 0 {
+	more := "+"
+	if p.listed {
+		more = ""
+	}
+	line := fmt.Sprintf("%d of %d%s images, %s of %s, %s/s", p.tags, max(p.all, p.tags), more, bytes(p.bytes), bytes(max(p.size, p.bytes)), bytes(int64(p.rate)))
+	if p.comparing > 0 {
+		line += fmt.Sprintf(", compared %d of %d", p.compared, p.comparing)
+	} else if left := p.left(now); p.listed && left > 0 {
 		line += ", about " + left.String() + " left"
 	}
 	if p.bad > 0 {

@@ -55,6 +55,8 @@ type outcome struct {
 	BlobsCopied  int        `json:"blobsCopied"`
 	BlobsMounted int        `json:"blobsMounted"`
 	BlobsPresent int        `json:"blobsPresent"`
+
+	image image
 }
 
 func (r *importReport) repository() {
@@ -63,16 +65,32 @@ func (r *importReport) repository() {
 	r.Repositories++
 }
 
-func (r *importReport) skip() {
+func (r *importReport) skip(n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.Skipped++
+	r.Skipped += n
 }
 
 func (r *importReport) add(o outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.Images = append(r.Images, o)
+}
+
+// finish puts the images in order and sums them up, when no more will come.
+func (r *importReport) finish() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	slices.SortFunc(r.Images, func(a, b outcome) int { return cmp.Compare(a.Source, b.Source) })
+	if r.Images == nil {
+		r.Images = []outcome{}
+	}
+	for _, o := range r.Images {
+		r.count(o)
+	}
+}
+
+func (r *importReport) count(o outcome) {
 	r.Bytes += o.Bytes
 	r.BlobsCopied += o.BlobsCopied
 	r.BlobsMounted += o.BlobsMounted
@@ -89,15 +107,6 @@ func (r *importReport) add(o outcome) {
 		r.Differs++
 	case statusFailed:
 		r.Failed++
-	}
-}
-
-func (r *importReport) sort() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	slices.SortFunc(r.Images, func(a, b outcome) int { return cmp.Compare(a.Source, b.Source) })
-	if r.Images == nil {
-		r.Images = []outcome{}
 	}
 }
 
@@ -152,13 +161,18 @@ func (r *importReport) draw(t *table) {
 	t.row(fmt.Sprint(r.Skipped), "not chosen")
 	t.row(fmt.Sprint(r.Differs), "differ")
 	t.row(fmt.Sprint(r.Failed), "failed")
-	t.row(fmt.Sprint(r.BlobsCopied), "blobs copied,", fmt.Sprintf("%d shared within the hub, %d already there", r.BlobsMounted, r.BlobsPresent))
+	t.row(fmt.Sprint(r.BlobsCopied), "blobs of these,", fmt.Sprintf("%d shared within the hub, %d already there", r.BlobsMounted, r.BlobsPresent))
 }
 
 // shortName cuts a digest off to what tells it apart.
 func shortName(s string) string {
 	if repo, d, ok := strings.Cut(s, "@"); ok {
 		return repo + "@" + short(d)
+	}
+	if repo, tag, ok := strings.Cut(s, ":"); ok {
+		if d, ok := belongsTo(tag); ok {
+			return repo + ":" + strings.Replace(tag, d.Encoded(), d.Encoded()[:12]+"…", 1)
+		}
 	}
 	return s
 }

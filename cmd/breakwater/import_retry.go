@@ -17,24 +17,31 @@ const (
 	tries      = 10
 	firstPause = 250 * time.Millisecond
 	maxPause   = 30 * time.Second
-	// maxAsked is how long a registry may ask us to wait at a time.
+	// maxAsked is how long a registry may ask us to wait at a time, asks how often
+	// it may do so to one request.
 	maxAsked = 6 * time.Hour
+	asks     = 100
+	// toldFrom is from which wait on people hear of it.
+	toldFrom = 5 * time.Second
 )
 
 // patience asks one registry again, and keeps all who ask it back for as long
 // as it wants (Retry-After).
 type patience struct {
+	who  string
+	told func(who string, d time.Duration) // hears that it is waited for; may be nil
+
 	mu       sync.Mutex
 	until    time.Time
 	answered bool // it did, once: what is wrong now may be over soon
 }
 
-func newPatience() *patience { return &patience{} }
+func newPatience(who string) *patience { return &patience{who: who} }
 
 // again runs fn until it succeeds, fails for good, or has been given every
 // chance.
 func (p *patience) again(ctx context.Context, fn func() error) error {
-	for try := 0; ; try++ {
+	for try, asked := 0, 0; ; try++ {
 		if err := p.hold(ctx); err != nil {
 			return err
 		}
@@ -45,10 +52,13 @@ func (p *patience) again(ctx context.Context, fn func() error) error {
 			p.mu.Unlock()
 			return nil
 		}
+		if wanted(err) > 0 && asked < asks {
+			try, asked = try-1, asked+1 // it said when to come back: that is no failure
+		}
 		if try == tries-1 || !p.worth(ctx, try, err) {
 			return err
 		}
-		if err := p.pause(ctx, try, err); err != nil {
+		if err := p.pause(ctx, max(try, 0), err); err != nil {
 			return err
 		}
 	}
@@ -72,6 +82,15 @@ func (p *patience) worth(ctx context.Context, try int, err error) bool {
 	return false
 }
 
+// wanted is how long a registry that is asked too much wants us to wait; 0 is
+// unsaid.
+func wanted(err error) time.Duration {
+	if e, ok := errors.AsType[*oci.Error](err); ok && e.Code == oci.TooManyRequests {
+		return e.RetryAfter
+	}
+	return 0
+}
+
 // pause waits after the try-th failure, counted from 0.
 func (p *patience) pause(ctx context.Context, try int, err error) error {
 	d := min(firstPause<<try, maxPause)
@@ -79,10 +98,15 @@ func (p *patience) pause(ctx context.Context, try int, err error) error {
 	if e, ok := errors.AsType[*oci.Error](err); ok && e.RetryAfter > 0 {
 		d = min(e.RetryAfter, maxAsked)
 		p.mu.Lock()
+		more := time.Until(p.until) < d-time.Second
 		if until := time.Now().Add(d); until.After(p.until) {
 			p.until = until
 		}
 		p.mu.Unlock()
+		if more && d >= toldFrom && p.told != nil {
+			p.told(p.who, d)
+		}
+		d += apart(d)
 	}
 	return sleep(ctx, d)
 }
@@ -92,7 +116,16 @@ func (p *patience) hold(ctx context.Context) error {
 	p.mu.Lock()
 	d := time.Until(p.until)
 	p.mu.Unlock()
+	if d > 0 {
+		d += apart(d)
+	}
 	return sleep(ctx, d)
+}
+
+// apart is by how much longer than d one waits, so that all who do not come
+// back at once.
+func apart(d time.Duration) time.Duration {
+	return rand.N(min(d/2, 2*time.Second) + 1) //nolint:gosec // no secret
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

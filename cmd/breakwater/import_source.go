@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"time"
@@ -25,36 +26,41 @@ type sourceOptions struct {
 // asked again.
 type source struct {
 	*ociclient.Client
-	url  string
-	wait *patience
+	url      string
+	registry string // as images are called by: docker.io for Docker Hub
+	known    bool   // there are credentials
+	wait     *patience
 }
 
 func openSource(o sourceOptions) (*source, error) {
-	s := &source{url: hubURL(o.url), wait: newPatience()}
+	s := &source{url: hubURL(o.url)}
+	u, err := url.Parse(s.url)
+	if err != nil || u.Host == "" || u.User != nil {
+		return nil, errors.New("the source is not the URL of a registry; want one like https://registry.example:5000, without credentials")
+	}
+	s.wait = newPatience(u.Host)
+	if s.registry = oci.CanonicalRegistry(u.Host); s.registry == oci.DockerHub {
+		s.url = "https://registry-1.docker.io"
+	}
 	c := ociclient.Options{
 		URL: s.url, CAFile: o.caFile, UserAgent: "breakwater-import/" + version.String(),
 		DialTimeout: 10 * time.Second, HeaderTimeout: 2 * time.Minute, StallTimeout: 30 * time.Second,
 	}
 	if o.username == "" {
-		if err := fromDockerConfig(s.url, &o, &c); err != nil {
+		if err := fromDockerConfig(u.Host, &o, &c); err != nil {
 			return nil, err
 		}
 	}
 	if o.username != "" {
 		c.Username, c.Password = o.username, func() (string, error) { return o.password, nil }
 	}
-	var err error
+	s.known = o.username != ""
 	s.Client, err = ociclient.New(c)
 	return s, err
 }
 
 // fromDockerConfig looks for credentials where docker login keeps them.
-func fromDockerConfig(rawURL string, o *sourceOptions, c *ociclient.Options) error {
-	u, err := url.Parse(rawURL)
-	if err != nil || u.Host == "" {
-		return fmt.Errorf("%q is not the URL of a registry", rawURL)
-	}
-	host := u.Host
+func fromDockerConfig(host string, o *sourceOptions, c *ociclient.Options) error {
 	if oci.CanonicalRegistry(host) == oci.DockerHub {
 		host = name.DefaultRegistry // as it stands in that file
 	}
@@ -79,6 +85,15 @@ func fromDockerConfig(rawURL string, o *sourceOptions, c *ociclient.Options) err
 		return fmt.Errorf("docker login keeps an identity token for %s, which cannot be used here; give --src-username", host)
 	}
 	return nil
+}
+
+// introduce makes the source ask who we are. The client shows credentials only
+// to who asks, and some list to strangers what is public, without asking. What
+// is not there they all ask about, at the latest at /v2/.
+func (s *source) introduce(ctx context.Context) {
+	if s.known {
+		_, _ = s.Resolve(ctx, "breakwater/nothing", oci.Tagged("nothing")) // what is wrong the list will tell
+	}
 }
 
 // pageOf is how many names are asked for at once: some registries refuse to be

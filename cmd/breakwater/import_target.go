@@ -50,7 +50,7 @@ func openTarget(who login, caFile string) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &target{base: base, reg: reg, auth: authn.Anonymous, wait: newPatience(), byFor: make(map[string]*http.Client)}
+	t := &target{base: base, reg: reg, auth: authn.Anonymous, wait: newPatience(base.Host), byFor: make(map[string]*http.Client)}
 	if who.Username != "" {
 		t.auth = authn.FromConfig(authn.AuthConfig{Username: who.Username, Password: who.Password})
 	}
@@ -105,12 +105,18 @@ func (t *target) client(ctx context.Context, repo, from string) (*http.Client, e
 	return c, nil
 }
 
+// within says that a URL is the hub's.
+func (t *target) within(path string) bool {
+	u, err := t.base.Parse(path)
+	return err == nil && u.Host == t.base.Host && u.Scheme == t.base.Scheme
+}
+
 // ask sends one request for repo. path is below /v2/ or, for where the hub
 // said to go on, a URL of its own. The answer's body is read and closed. An
 // answer of status 400 or more is an error besides.
 func (t *target) ask(ctx context.Context, method, repo, from, path string, body io.Reader, size int64, header http.Header) (*answered, error) {
 	u, err := t.base.Parse(path)
-	if err != nil || u.Host != t.base.Host || u.Scheme != t.base.Scheme {
+	if err != nil || !t.within(path) {
 		return nil, oci.Errorf(oci.Unsupported, "the hub says to go on at %.200q, which is not the hub", path)
 	}
 	c, err := t.client(ctx, repo, from)
@@ -170,9 +176,7 @@ func (a *answered) fault(method string) error {
 			e.Message += fmt.Sprintf(" (%.300s)", d)
 		}
 	}
-	if s, err := strconv.Atoi(a.header.Get("Retry-After")); err == nil && s > 0 {
-		e.RetryAfter = time.Duration(s) * time.Second
-	}
+	e.RetryAfter = a.retryAfter()
 	switch {
 	case a.status == http.StatusTooManyRequests:
 		e.Code = oci.TooManyRequests
@@ -195,6 +199,19 @@ func (a *answered) fault(method string) error {
 		e.Code = oci.UploadOutOfOrder
 	}
 	return e
+}
+
+// retryAfter reads Retry-After (RFC 9110, section 10.2.3): seconds or, as what
+// stands in front of a hub may say it, a date. 0 is unsaid.
+func (a *answered) retryAfter() time.Duration {
+	v := a.header.Get("Retry-After")
+	if s, err := strconv.ParseUint(v, 10, 31); err == nil {
+		return time.Duration(s) * time.Second
+	}
+	if t, err := http.ParseTime(v); err == nil {
+		return max(time.Until(t), 0)
+	}
+	return 0
 }
 
 // location is where the hub says to go on.

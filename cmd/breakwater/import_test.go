@@ -20,6 +20,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -71,10 +72,23 @@ func newMove(t *testing.T) *move {
 	t.Cleanup(m.faults.Clear)
 	m.src = srv.URL
 	must(t, os.MkdirAll(filepath.Join(dir, "breakwater"), 0o700))
-	b, err := json.Marshal(login{Hub: m.hub.url, Username: "admin", Password: importPassword})
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, "breakwater", "login.json"), b, 0o600))
+	m.login()
 	return m
+}
+
+// login makes the hub the one that is imported into.
+func (m *move) login() {
+	m.t.Helper()
+	b, err := json.Marshal(login{Hub: m.hub.url, Username: "admin", Password: importPassword})
+	must(m.t, err)
+	must(m.t, os.WriteFile(filepath.Join(os.Getenv("XDG_CONFIG_HOME"), "breakwater", "login.json"), b, 0o600))
+}
+
+// dockerLogin is what docker login to the source would write.
+func (m *move) dockerLogin(username, password string) {
+	m.t.Helper()
+	must(m.t, os.WriteFile(filepath.Join(os.Getenv("DOCKER_CONFIG"), "config.json"), fmt.Appendf(nil,
+		`{"auths":{%q:{"username":%q,"password":%q}}}`, strings.TrimPrefix(m.src, "http://"), username, password), 0o600))
 }
 
 // distribution starts the CNCF registry, empty.
@@ -134,8 +148,10 @@ type hubFront struct {
 	bytes  atomic.Int64                // of the bodies of PATCH and PUT of uploads
 	seen   atomic.Pointer[func(int64)] // hears the sum
 	mu     sync.Mutex
-	asked  []string // method and path
-	ranges []string // Content-Range of pieces
+	asked  []string                 // method and path
+	ranges []string                 // Content-Range of pieces
+	busy   sync.RWMutex             // is read-locked by each request of an upload
+	lose   func(*http.Request) bool // which answers never arrive; set before the first request
 }
 
 func newHubFront(t *testing.T) *hubFront {
@@ -159,12 +175,18 @@ func newHubFront(t *testing.T) *hubFront {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		f.asked = append(f.asked, r.Method+" "+r.URL.RequestURI())
-		if v := r.Header.Get("Content-Range"); r.Method == "PATCH" || r.Method == "PUT" && v > "0-1" {
+		if v := r.Header.Get("Content-Range"); v > "0-1" { // no config of two bytes
 			f.ranges = append(f.ranges, v)
 		}
 		f.mu.Unlock()
 		if strings.Contains(r.URL.Path, "/blobs/uploads/") {
+			f.busy.RLock()
+			defer f.busy.RUnlock()
 			r.Body = &countedBody{r.Body, f}
+		}
+		if f.lose != nil && f.lose(r) {
+			f.faulty.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
 		}
 		f.faulty.ServeHTTP(w, r)
 	}))
@@ -215,7 +237,10 @@ func (f *hubFront) rangeOf(i int) int64 {
 	return n
 }
 
+// reset counts from here on, when no request of an upload is under way.
 func (f *hubFront) reset() {
+	f.busy.Lock()
+	defer f.busy.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked, f.ranges = nil, nil
@@ -394,6 +419,42 @@ func TestImportAll(t *testing.T) {
 	}
 }
 
+// From one hub into another: a source with a list of repositories, tokens for
+// each and the API for referrers.
+func TestImportFromAHub(t *testing.T) {
+	m := newMove(t)
+	index := ocitest.Index(1, 2, 3000)
+	sig := ocitest.Artifact("application/vnd.test.signature", []byte("signature"), &index.Descriptor)
+	ofSig := ocitest.Artifact("application/vnd.test.stamp", []byte("of the signature"), &sig.Descriptor)
+	sbom := ocitest.Artifact("application/vnd.test.sbom", []byte("sbom of a child"), &index.Children[1].Descriptor)
+	m.push("team/app", "v1", index)
+	for _, of := range [][2]ocitest.Tree{{index, sig}, {sig, ofSig}, {index.Children[1], sbom}} {
+		m.push("team/app", "sha256-"+of[0].Digest.Encoded(), ocitest.IndexOf(of[1]))
+	}
+	docker := ocitest.DockerList(2, 1, 3000)
+	m.push("team/old", "v1", docker)
+	_, err := m.run()
+	must(t, err)
+
+	m.src, m.hub = m.hub.url, newHubFront(t)
+	m.login()
+	m.dockerLogin("admin", importPassword)
+	r, err := m.run("--tag", "v1", "--strip-prefix", "team", "--project", "moved")
+	must(t, err)
+	m.has("moved/app", "v1", index)
+	m.has("moved/old", "v1", docker)
+	for _, of := range [][2]ocitest.Tree{{index, sig}, {sig, ofSig}, {index.Children[1], sbom}} {
+		all, err := m.hub.reg.Referrers(t.Context(), "moved/app", of[0].Digest, "")
+		if err != nil || len(all) != 1 || all[0].Digest != of[1].Digest {
+			t.Errorf("referrers of %s: %v, %v", of[0].Digest, all, err)
+		}
+		m.has("moved/app", "", of[1])
+	}
+	if r.Repositories != 2 || r.Failed+r.Differs != 0 {
+		t.Errorf("report: %+v", r)
+	}
+}
+
 func TestImportChooses(t *testing.T) {
 	m := newMove(t)
 	img := func(seed uint64) ocitest.Tree { return ocitest.Image(seed, 1, 500) }
@@ -435,7 +496,7 @@ func TestImportChooses(t *testing.T) {
 			t.Errorf("%s: %d skipped, want %d (-want +got):\n%s", tt.args, r.Skipped, tt.skipped, diff)
 		}
 	}
-	for _, args := range []string{"--repo [", "--project a --prefix b", "--project a/b", "--jobs 0", "UPPER", "team/app:.bad", "--src-username me", "--strip-prefix other team/app", "--repo nothing/like/this"} {
+	for _, args := range []string{"--repo [", "--project a --prefix b", "--project a/b", "--jobs 0", "--semver 1..x", "--newest -1", "--newest-by size", "UPPER", "team/app:.bad", "--src-username me", "--strip-prefix other team/app", "--repo nothing/like/this"} {
 		if _, err := m.run(strings.Fields(args)...); err == nil {
 			t.Errorf("%s was accepted", args)
 		}
@@ -453,12 +514,12 @@ func TestImportKilledGoesOn(t *testing.T) {
 
 	cmd := exec.Command(os.Args[0], "import", "registry", m.src, "--state", state, "--chunk-mib", "2")
 	cmd.Env = append(os.Environ(), "BREAKWATER_TEST_PROGRAM=1")
-	enough := make(chan struct{})
+	enough, killed := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	seen := func(sum int64) {
 		if sum > size/2+1_000_000 {
 			once.Do(func() { close(enough) })
-			time.Sleep(time.Millisecond) // it is killed about here
+			<-killed
 		}
 	}
 	m.hub.seen.Store(&seen)
@@ -471,9 +532,12 @@ func TestImportKilledGoesOn(t *testing.T) {
 	must(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	m.hub.seen.Store(nil)
-
+	close(killed)
+	// What stood in the sockets is of the first run still.
+	m.hub.busy.Lock()
 	first := m.hub.bytes.Load()
-
+	m.hub.busy.Unlock()
+	must(t, m.faults.Idle(t.Context()))
 	m.hub.reset()
 	m.faults.ResetLog()
 	r, err := m.run("--state", state, "--chunk-mib", "2")
@@ -500,6 +564,263 @@ func TestImportKilledGoesOn(t *testing.T) {
 	}
 	if _, err := os.Stat(state); !os.IsNotExist(err) {
 		t.Errorf("the state file is there after all was done: %v", err)
+	}
+}
+
+// The hub is still taking in what an earlier run sent: the next one waits, and
+// neither reads nor sends any of it again.
+func TestImportWaitsForWhatIsOnItsWay(t *testing.T) {
+	m := newMove(t)
+	const size, acked, coming = 6 << 20, 2 << 20, 1 << 20
+	big := ocitest.Artifact("application/vnd.test.big", ocitest.RandomBytes(7, size), nil)
+	m.push("team/big", "v1", big)
+	layer := oci.FromBytes(big.Blobs[1])
+
+	do := func(method, url, span string, body io.Reader, n int64) *http.Response {
+		t.Helper()
+		req, err := http.NewRequest(method, url, body)
+		must(t, err)
+		req.SetBasicAuth("admin", importPassword)
+		req.ContentLength = n
+		if span != "" {
+			req.Header.Set("Content-Range", span)
+		}
+		res, err := client.Do(req)
+		if err != nil {
+			return nil // it broke off
+		}
+		res.Body.Close()
+		return res
+	}
+	begun := do("POST", m.hub.url+"/v2/team/big/blobs/uploads/", "", nil, 0)
+	at, err := begun.Location()
+	must(t, err)
+	if res := do("PATCH", at.String(), fmt.Sprintf("0-%d", acked-1), strings.NewReader(string(big.Blobs[1][:acked])), acked); res == nil || res.StatusCode != http.StatusAccepted {
+		t.Fatalf("the first piece: %+v", res)
+	}
+	state := filepath.Join(t.TempDir(), "state.jsonl")
+	s, err := openState(state, false)
+	must(t, err)
+	must(t, s.begun("team/big", layer, at.String()))
+	must(t, s.close(false))
+
+	// A piece that comes and does not end.
+	body, feed := io.Pipe()
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		do("PATCH", at.String(), fmt.Sprintf("%d-%d", acked, size-1), body, size-acked)
+	}()
+	_, err = feed.Write(big.Blobs[1][acked : acked+coming])
+	must(t, err)
+	must(t, m.hub.faulty.Wait(t.Context(), 2, "PATCH", "/blobs/uploads/"))
+	for m.hub.bytes.Load() < acked+coming {
+		time.Sleep(time.Millisecond)
+	}
+	before := m.hub.bytes.Load()
+	m.hub.mu.Lock()
+	m.hub.ranges = nil
+	m.hub.mu.Unlock()
+
+	done := make(chan error, 1)
+	go func() {
+		_, err := m.run("--state", state, "--chunk-mib", "1")
+		done <- err
+	}()
+	// It has asked twice where to go on.
+	must(t, m.hub.faulty.Wait(t.Context(), 4, "PATCH", "/blobs/uploads/"))
+	if sent := m.hub.bytes.Load() - before; sent > 2 { // the config is {}
+		t.Errorf("%d bytes were sent to an upload that is at work", sent)
+	}
+	feed.CloseWithError(io.ErrUnexpectedEOF)
+	<-gone
+	must(t, <-done)
+	m.has("team/big", "v1", big)
+	if first := m.hub.rangeOf(0); first != acked+coming {
+		t.Errorf("it went on at %d, want %d", first, acked+coming)
+	}
+	want := int64(size - acked - coming)
+	if sent := m.hub.bytes.Load() - before; sent != want+2 {
+		t.Errorf("%d bytes were sent, want %d", sent, want+2)
+	}
+	if read := m.faults.Sent("GET", "/blobs/"+layer.String()); read != want {
+		t.Errorf("%d bytes were read from the source, want %d", read, want)
+	}
+}
+
+// The blob is finished, and who finished it never hears of it.
+func TestImportAnswerIsLost(t *testing.T) {
+	m := newMove(t)
+	const size = 3 << 20
+	big := ocitest.Artifact("application/vnd.test.big", ocitest.RandomBytes(7, size), nil)
+	m.push("team/big", "v1", big)
+	var lost atomic.Int32
+	m.hub.lose = func(r *http.Request) bool {
+		return r.Method == "PUT" && r.Header.Get("Content-Range") > "0-1" && lost.Add(1) == 1
+	}
+	r, err := m.run("--chunk-mib", "1")
+	must(t, err)
+	m.has("team/big", "v1", big)
+	if sent := m.hub.bytes.Load(); sent != size+2 || r.Copied != 1 || lost.Load() != 1 {
+		t.Errorf("%d bytes were sent, want %d; %d answers were lost", sent, size+2, lost.Load())
+	}
+}
+
+// A state file that was made for another address of the hub is of no use, and no
+// harm.
+func TestImportStateOfAnotherHub(t *testing.T) {
+	m := newMove(t)
+	img := ocitest.Image(1, 1, 500)
+	m.push("team/app", "v1", img)
+	state := filepath.Join(t.TempDir(), "state.jsonl")
+	s, err := openState(state, false)
+	must(t, err)
+	for _, b := range img.Blobs {
+		must(t, s.begun("team/app", oci.FromBytes(b), "https://elsewhere.example/v2/team/app/blobs/uploads/1"))
+	}
+	must(t, s.close(false))
+	if r, err := m.run("--state", state); err != nil || r.Copied != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	m.has("team/app", "v1", img)
+}
+
+// Docker Hub's way: so many manifests, then 429 and when to come back.
+func TestImportRateLimit(t *testing.T) {
+	m := newMove(t)
+	const tags = 10
+	for i := range tags {
+		m.push("team/app", fmt.Sprintf("v%d", i), ocitest.Image(uint64(i), 1, 100))
+	}
+	m.faults.RateLimit(4, time.Second)
+	r, err := m.run("--jobs", "8")
+	must(t, err)
+	if r.Copied != tags || r.Failed != 0 {
+		t.Errorf("report: %+v", r)
+	}
+	if n := m.faults.Count("GET", "/manifests/"); n > 6*tags {
+		t.Errorf("the source was asked for %d manifests, with %d tags", n, tags)
+	}
+}
+
+// A registry that says when to come back is given time, one that does not, ten
+// chances.
+func TestImportPatience(t *testing.T) {
+	busy := func(wait time.Duration) error { return &oci.Error{Code: oci.TooManyRequests, RetryAfter: wait} }
+	for _, tt := range []struct {
+		name  string
+		wait  time.Duration
+		fails int // before it is given
+		calls int
+		ok    bool
+		told  bool
+	}{
+		{"told, often", time.Minute, 50, 51, true, true},
+		{"told shortly", time.Second, 50, 51, true, false},
+		{"told for ever", time.Minute, 1000, asks + tries, false, true},
+		{"untold", 0, 9, 10, true, false},
+		{"untold, too often", 0, 10, 10, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPatience("registry.example")
+				told := 0
+				p.told = func(string, time.Duration) { told++ }
+				calls, began := 0, time.Now()
+				err := p.again(t.Context(), func() error {
+					if calls++; calls <= tt.fails {
+						return busy(tt.wait)
+					}
+					return nil
+				})
+				if (err == nil) != tt.ok || calls != tt.calls || (told > 0) != tt.told {
+					t.Errorf("%d calls, want %d; told %d times; %v", calls, tt.calls, told, err)
+				}
+				if took := time.Since(began); took < time.Duration(tt.calls-1)*tt.wait {
+					t.Errorf("it waited for %s alone", took)
+				}
+			})
+		})
+	}
+}
+
+func TestImportNewest(t *testing.T) {
+	m := newMove(t)
+	dated := func(day string) ocitest.Tree {
+		img := ocitest.Image(uint64(len(day)), 1, 100)
+		config := fmt.Appendf(nil, `{"created":%q,"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]},"x":%q}`, day+"T10:00:00Z", day)
+		layer := oci.FromBytes(img.Blobs[1])
+		img.MediaType = oci.MediaTypeImage
+		img.Bytes = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":%q,"size":%d}]}`,
+			oci.MediaTypeImage, oci.FromBytes(config), len(config), layer, len(img.Blobs[1]))
+		img.Blobs = [][]byte{config, img.Blobs[1]}
+		img.Digest = oci.FromBytes(img.Bytes)
+		return img
+	}
+	for tag, day := range map[string]string{
+		"v1.9.0": "2026-01-01", "v1.10.0": "2026-01-02", "v2.0.0-rc1": "2026-01-03", "v2.0.0": "2026-01-04", "1.2": "2026-01-05", "latest": "2026-01-06", "9f3ab1c": "2026-01-07",
+	} {
+		m.push("team/app", tag, dated(day))
+	}
+	m.push("team/app", "multi", ocitest.IndexOf(dated("2026-01-08")))
+	m.push("team/app", "v0-artifact", ocitest.Artifact("application/vnd.test.chart", []byte("no date"), nil))
+	sig := "sha256-" + dated("2026-01-04").Digest.Encoded() + ".sig"
+	m.push("team/app", sig, ocitest.Image(20, 1, 100))
+	for i, tt := range []struct {
+		args    []string
+		want    []string
+		skipped int
+	}{
+		{[]string{"--semver", ">=1.9"}, []string{sig, "v1.10.0", "v1.9.0", "v2.0.0"}, 6},
+		{[]string{"--semver", ">=1.9-0 <3"}, []string{sig, "v1.10.0", "v1.9.0", "v2.0.0", "v2.0.0-rc1"}, 5},
+		{[]string{"--semver", "~1.2"}, []string{"1.2"}, 8},
+		{[]string{"--newest", "2"}, []string{sig, "v2.0.0", "v2.0.0-rc1"}, 7},
+		{[]string{"--newest", "2", "--tag", "v1*"}, []string{"v1.10.0", "v1.9.0"}, 7},
+		{[]string{"--newest", "3", "--newest-by", "date"}, []string{"9f3ab1c", "latest", "multi"}, 6},
+		{[]string{"--newest", "2", "--newest-by", "date", "--semver", "*"}, []string{"1.2", sig, "v2.0.0"}, 7},
+		{[]string{"--newest", "100", "--referrers=false"}, []string{"1.2", "v1.10.0", "v1.9.0", "v2.0.0", "v2.0.0-rc1", "v0-artifact"}, 4},
+	} {
+		r, err := m.run(append(tt.args, "--project", fmt.Sprintf("p%d", i))...)
+		must(t, err)
+		var got []string
+		for _, o := range r.Images {
+			_, tag, _ := strings.Cut(o.Source, ":")
+			got = append(got, tag)
+		}
+		slices.Sort(got)
+		slices.Sort(tt.want)
+		if diff := cmp.Diff(tt.want, got); diff != "" || r.Skipped != tt.skipped {
+			t.Errorf("%v: %d skipped, want %d (-want +got):\n%s", tt.args, r.Skipped, tt.skipped, diff)
+		}
+	}
+}
+
+// A repository whose name the hub does not take is one failure, not the end.
+func TestImportNameTooLong(t *testing.T) {
+	m := newMove(t)
+	long := strings.Repeat("long/", 30) + "name"
+	m.push(long, "v1", ocitest.Image(1, 1, 100))
+	m.push("team/app", "v1", ocitest.Image(2, 1, 100))
+	r, err := m.run("--prefix", strings.Repeat("deep/", 30)+"er")
+	if err == nil || r.Copied != 1 || r.Failed != 1 || r.statuses()[long] != statusFailed {
+		t.Errorf("%+v, %v", r.statuses(), err)
+	}
+}
+
+func TestImportOfDockerHub(t *testing.T) {
+	newMove(t)
+	for _, url := range []string{"docker.io", "https://index.docker.io", "registry-1.docker.io/"} {
+		s, err := openSource(sourceOptions{url: url})
+		must(t, err)
+		c := choice{named: []string{"nginx:1", "acme/app"}}
+		got, err := c.repositories(t.Context(), s, placement{})
+		must(t, err)
+		if s.url != "https://registry-1.docker.io" || len(got) != 2 || got[0].name != "acme/app" || got[1].name != "library/nginx" {
+			t.Errorf("%s: %s, %+v", url, s.url, got)
+		}
+	}
+	if _, err := openSource(sourceOptions{url: "https://me:secret@registry.example"}); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("a URL with a password: %v", err)
 	}
 }
 
@@ -624,9 +945,7 @@ func TestImportCredentials(t *testing.T) {
 	if _, err := m.run("team/app"); err == nil {
 		t.Error("a registry that wants a password was read without")
 	}
-	host := strings.TrimPrefix(m.src, "http://")
-	must(t, os.WriteFile(filepath.Join(os.Getenv("DOCKER_CONFIG"), "config.json"), fmt.Appendf(nil,
-		`{"auths":{%q:{"username":"robot","password":"secret"}}}`, host), 0o600))
+	m.dockerLogin("robot", "secret")
 	if r, err := m.run("team/app"); err != nil || r.Copied != 1 {
 		t.Errorf("with Docker's configuration: %+v, %v", r, err)
 	}
@@ -728,6 +1047,7 @@ func TestImportProgress(t *testing.T) {
 	p := newProgress(&b) // no terminal: a line each ten seconds
 	p.end()
 	p.found(4)
+	p.allFound()
 	p.begin(3 << 20)
 	p.sent(1 << 20)
 	p.resumed(1 << 20)

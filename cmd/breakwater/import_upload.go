@@ -30,7 +30,9 @@ type upload struct {
 	body     io.ReadCloser
 	bodyAt   int64 // of the source's bytes, where body stands
 	fails    int   // since it last came further
+	asked    int   // how often the hub said when to come back
 	wrong    int   // how often the whole was not the blob
+	done     bool  // the hub has the blob
 }
 
 // transfer brings a blob of the source's repo into the hub's to, by mounting
@@ -42,14 +44,14 @@ func (c *copier) transfer(ctx context.Context, repo, to, from string, d oci.Desc
 		return mounted, err
 	}
 	for {
-		switch err := u.step(ctx); {
-		case err == nil && u.offset == d.Size:
-			c.state.finished(to, d.Digest)
-			return false, nil
-		case err != nil:
+		if err := u.step(ctx); err != nil {
 			if err := u.recover(ctx, err); err != nil {
 				return false, err
 			}
+		}
+		if u.done {
+			c.state.finished(to, d.Digest)
+			return false, nil
 		}
 	}
 }
@@ -58,6 +60,9 @@ func (c *copier) transfer(ctx context.Context, repo, to, from string, d oci.Desc
 // blob mounted.
 func (u *upload) open(ctx context.Context, from string) (mounted bool, err error) {
 	earlier := u.c.state.upload(u.to, u.blob.Digest)
+	if !u.c.dst.within(earlier) {
+		earlier = "" // the state is of when the hub had another URL
+	}
 	if earlier == "" || from != "" {
 		if mounted, err := u.begin(ctx, from); err != nil || mounted {
 			return mounted, err
@@ -88,19 +93,31 @@ func (u *upload) recover(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if !worth || u.fails == tries-1 {
+	chances := tries
+	if code == oci.UploadOutOfOrder {
+		chances *= 2 // of a client whose machine is gone TCP knows after minutes
+	}
+	if !worth || u.fails >= chances-1 {
 		return err
 	}
 	if err := u.c.dst.wait.pause(ctx, u.fails, err); err != nil {
 		return err
 	}
-	u.fails++
-	if lost {
-		u.c.state.finished(u.to, u.blob.Digest)
-		_, err := u.begin(ctx, "")
+	if wanted(err) == 0 || u.asked == asks {
+		u.fails++
+	} else {
+		u.asked++
+	}
+	if !lost {
+		return nil
+	}
+	// It may be over because it was finished, and the answer got lost.
+	if u.done, err = u.c.dst.blob(ctx, u.to, u.blob.Digest); err != nil || u.done {
 		return err
 	}
-	return nil
+	u.c.state.finished(u.to, u.blob.Digest)
+	_, err = u.begin(ctx, "")
+	return err
 }
 
 // cancel gives an upload up. One that stays expires.
@@ -145,6 +162,9 @@ func (u *upload) begin(ctx context.Context, from string) (mounted bool, err erro
 // step sends one piece; the last makes the blob. After it u.offset is what the
 // hub acknowledged.
 func (u *upload) step(ctx context.Context) error {
+	if err := u.c.dst.wait.hold(ctx); err != nil {
+		return err
+	}
 	if u.offset < 0 {
 		if err := u.ask(ctx); err != nil {
 			return err
@@ -184,6 +204,7 @@ func (u *upload) step(ctx context.Context) error {
 	}
 	if last {
 		u.came(u.blob.Size)
+		u.done = true
 		return nil
 	}
 	if got := a.offset(); got != u.offset+size {
@@ -196,9 +217,12 @@ func (u *upload) step(ctx context.Context) error {
 	return u.c.state.begun(u.to, u.blob.Digest, u.at)
 }
 
-// ask finds out how far the upload has come.
+// ask finds out how far the upload has come, by a piece of no bytes. To a GET
+// the hub would tell what it noted last, and may be taking in meanwhile what
+// was on its way when the connection broke, or the process was killed: bytes
+// that would be read and sent twice. The piece it refuses until that is over.
 func (u *upload) ask(ctx context.Context) error {
-	a, err := u.c.dst.retrying(ctx, http.MethodGet, u.to, "", u.at, nil)
+	a, err := u.c.dst.retrying(ctx, http.MethodPatch, u.to, "", u.at, nil)
 	if a != nil && a.status == http.StatusNotFound {
 		return &oci.Error{Code: oci.BlobUploadUnknown, Err: err}
 	}

@@ -76,7 +76,7 @@ func (f *hubFlags) login() (l login, err error) {
 		break
 	}
 	if l.Hub == "" {
-		return l, errors.New("no hub is known: give --hub, or log in with breakwater login HUB")
+		return l, errors.New("no hub is known: log in with `breakwater login HUB`, or name it by a flag or by BREAKWATER_HUB")
 	}
 	return l, nil
 }

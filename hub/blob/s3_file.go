@@ -74,7 +74,7 @@ func (s *S3) PutFile(ctx context.Context, key string, f *os.File, sizeBytes int6
 			if parts.Err() != nil {
 				return context.Cause(parts)
 			}
-			etags[i], err = s.putPart(parts, key, id, i+1, n, section(off, n))
+			etags[i], err = s.putPart(parts, parts, key, id, i+1, n, section(off, n))
 			return err
 		})
 	}

@@ -180,17 +180,31 @@ func (r *s3Section) finish() {
 	_, _ = io.CopyN(io.Discard, r.body, 1)
 }
 
-// copyBuffer is what [s3Section.WriteTo] copies by: larger than io.Copy would.
-type copyBuffer [128 << 10]byte
+// What [s3Section.WriteTo] copies by is larger than io.Copy would have it: with
+// several sections at once, each piece is a wait for the bucket, one for the
+// client, and a change between processes. Most blobs are small, and take less.
+const smallBytes, largeBytes = 64 << 10, 512 << 10
 
-var copyBuffers = sync.Pool{New: func() any { return new(copyBuffer) }}
+var (
+	smallBuffers = sync.Pool{New: func() any { return new([smallBytes]byte) }}
+	largeBuffers = sync.Pool{New: func() any { return new([largeBytes]byte) }}
+)
 
 // WriteTo implements [io.WriterTo].
-func (r *s3Section) WriteTo(w io.Writer) (total int64, err error) {
-	buf, _ := copyBuffers.Get().(*copyBuffer)
-	defer copyBuffers.Put(buf)
+func (r *s3Section) WriteTo(w io.Writer) (int64, error) {
+	if r.left <= smallBytes {
+		small, _ := smallBuffers.Get().(*[smallBytes]byte)
+		defer smallBuffers.Put(small)
+		return r.copyBy(small[:], w)
+	}
+	large, _ := largeBuffers.Get().(*[largeBytes]byte)
+	defer largeBuffers.Put(large)
+	return r.copyBy(large[:], w)
+}
+
+func (r *s3Section) copyBy(buf []byte, w io.Writer) (total int64, err error) {
 	for {
-		n, err := r.Read(buf[:])
+		n, err := r.Read(buf)
 		if n > 0 {
 			m, err := w.Write(buf[:n])
 			total += int64(m)

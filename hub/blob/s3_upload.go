@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/minio/minio-go/v7"
 
@@ -45,10 +46,11 @@ func (s *S3) begin(ctx context.Context, key string) (id string, strays bool, err
 	return id, tries > 1, err
 }
 
-// putPart uploads a part, of which number is at least 1.
-func (s *S3) putPart(ctx context.Context, key, id string, number int, sizeBytes int64, body func() io.ReadSeeker) (etag string, err error) {
-	err = s.try(ctx, fmt.Sprintf("upload part %d of", number), key, func(ctx context.Context) error {
-		p, err := s.core.PutObjectPart(ctx, s.cfg.Bucket, key, id, number, body(), sizeBytes, minio.PutObjectPartOptions{DisableContentSha256: true})
+// putPart uploads a part, of which number is at least 1. When ctx ends it is not
+// tried again; when flight does, a try is broken off.
+func (s *S3) putPart(ctx, flight context.Context, key, id string, number int, sizeBytes int64, body func() io.ReadSeeker) (etag string, err error) {
+	err = s.try(ctx, fmt.Sprintf("upload part %d of", number), key, func(context.Context) error {
+		p, err := s.core.PutObjectPart(flight, s.cfg.Bucket, key, id, number, body(), sizeBytes, minio.PutObjectPartOptions{DisableContentSha256: true})
 		etag = p.ETag
 		return err
 	})
@@ -57,7 +59,8 @@ func (s *S3) putPart(ctx context.Context, key, id string, number int, sizeBytes 
 
 // complete makes the parts with these etags the object, which then has
 // sizeBytes bytes. The answer to an upload that was completed may have been
-// lost, now or in a life before: what counts is what is there.
+// lost, now or in a life before: what counts is what is there. fs.ErrNotExist:
+// what is there cannot be completed any more, and is given up.
 func (s *S3) complete(ctx context.Context, key, id string, etags []string, sizeBytes int64) error {
 	parts := make([]minio.CompletePart, len(etags))
 	for i, etag := range etags {
@@ -72,6 +75,15 @@ func (s *S3) complete(ctx context.Context, key, id string, etags []string, sizeB
 	}
 	if got, statErr := s.stat(ctx, key); statErr == nil && got == sizeBytes {
 		return nil
+	}
+	if is(err, "InvalidPart") {
+		// A part is not the one that was sent last. The bucket took one late that
+		// was sent before a crash, or that a broken connection had left behind; what
+		// its bytes are nobody knows. (Numbers that were never used would not help
+		// everywhere: Ceph completes no upload with a part in it that the list leaves
+		// out.) So the upload is over.
+		s.giveUp(ctx, key)
+		return fmt.Errorf("%w: %w", fs.ErrNotExist, err)
 	}
 	return err
 }

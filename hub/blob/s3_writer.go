@@ -169,7 +169,7 @@ func (w *s3Writer) send() (err error) {
 	w.store.fly(&sent)
 	go func() {
 		defer w.onFly.Release(1)
-		etag, err := w.store.putPart(w.ctx, w.key, w.upload, number, sent.size, sent.reader)
+		etag, err := w.store.putPart(w.ctx, context.WithoutCancel(w.ctx), w.key, w.upload, number, sent.size, sent.reader)
 		err = errors.Join(err, w.store.free(&sent))
 		if err != nil {
 			_ = w.fail(err) // told to whoever writes next
@@ -303,11 +303,12 @@ func (w *s3Writer) Reader(ctx context.Context) (io.ReadCloser, error) {
 	return c.Section(ctx, 0, w.offset)
 }
 
-// Close implements [Writer]. It waits until nothing is read from memory any
-// more.
+// Close implements [Writer]. It waits for parts on their way: one that was
+// broken off may be taken by the bucket all the same, and later than the one of
+// that number which whoever goes on with the upload sends. But none is tried
+// again, and each is given up when it stands still.
 func (w *s3Writer) Close() error {
 	w.end()
-	// Its parts end with their context; this wait is not for the network.
 	if err := w.onFly.Acquire(context.Background(), flights); err != nil {
 		return err
 	}

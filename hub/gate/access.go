@@ -193,8 +193,16 @@ const innerPage = 1000
 
 // Repositories implements [oci.Lister]. It leaves out what the caller may not
 // pull; a page is full all the same.
+//
+// Who sends nothing at all is refused, although some names may be anyone's to
+// see: regctl and oras give their credentials only to who asks for them, and
+// would take the list of a stranger for their own. A stranger gets a token, and
+// with it that list.
 func (a *Access) Repositories(ctx context.Context, n int, last string) (names []string, more bool, err error) {
 	c := oci.CallerFrom(ctx)
+	if c.Anonymous() && c.Scopes == nil {
+		return nil, false, &oci.Error{Code: oci.Unauthorized}
+	}
 	if a.rules.Can(c, private, "", rbac.List) { // all of them
 		return a.inner.Repositories(ctx, n, last)
 	}
@@ -289,6 +297,11 @@ const mountCandidates = 20
 // upstream's to say, each time, who may have it. With from "" (distribution-spec
 // v1.1, "Mounting a blob from another repository") it comes from one of those
 // that the caller may pull.
+//
+// A token that was made without a look at from is refused, so that the client
+// comes back with one for both, as Docker's registry has it: it may be that
+// nothing needs to be uploaded. Which other repositories have the blob is no
+// client's to know, so that with from "" the token it has must do.
 func (a *Access) Mount(ctx context.Context, repo, from string, d oci.Digest) (bool, error) {
 	if err := a.allow(ctx, repo, rbac.Push); err != nil {
 		return false, err
@@ -304,18 +317,35 @@ func (a *Access) Mount(ctx context.Context, repo, from string, d oci.Digest) (bo
 			return false, err
 		}
 	}
-	for _, from := range candidates {
-		if a.sight.Proxied(from) {
+	for _, candidate := range candidates {
+		if a.sight.Proxied(candidate) {
 			continue
 		}
-		if _, err := a.Stat(ctx, from, d); err != nil {
+		if err := a.statForMount(ctx, candidate, d); err != nil {
+			if from != "" && oci.CodeOf(err) == oci.Unauthorized {
+				return false, err
+			}
 			continue
 		}
-		if ok, err := a.inner.Mount(ctx, repo, from, d); ok || err != nil {
+		if ok, err := a.inner.Mount(ctx, repo, candidate, d); ok || err != nil {
 			return ok, err
 		}
 	}
 	return false, nil
+}
+
+// statForMount returns nil when the caller may pull the blob from there, or
+// anyone may: a token takes nothing away that is to be had without one.
+func (a *Access) statForMount(ctx context.Context, from string, d oci.Digest) error {
+	_, err := a.Stat(ctx, from, d)
+	c := oci.CallerFrom(ctx)
+	if err == nil || c.Scopes == nil {
+		return err
+	}
+	if _, open := a.Stat(oci.WithCaller(ctx, oci.Caller{Addr: c.Addr}), from, d); open == nil {
+		return nil
+	}
+	return err
 }
 
 // StartUpload implements [oci.Pusher].

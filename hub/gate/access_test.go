@@ -238,7 +238,7 @@ func TestAFaultIsNotARefusal(t *testing.T) {
 	_, err1 := a.Manifest(ctx, "open/app", oci.Tagged("none"))
 	_, err2 := a.Manifest(ctx, "docker.io/open", oci.Tagged("v1"))
 	_, _, err3 := a.Tags(ctx, "open/app", 0, "")
-	_, _, err4 := a.Repositories(ctx, 0, "")
+	_, _, err4 := a.Repositories(oci.WithCaller(t.Context(), kim), 0, "")
 	_, err5 := a.Grant(ctx, anonymous, oci.Scope{Type: "repository", Name: "open/app", Actions: []string{"pull"}})
 	for i, err := range []error{err1, err2, err3, err4, err5} {
 		if !errors.Is(err, w.fault) {
@@ -348,29 +348,52 @@ func TestRights(t *testing.T) {
 }
 
 func TestMountNeedsThePullOfItsSource(t *testing.T) {
+	stranger := oci.Caller{Name: "robot$x", Rights: []oci.Right{{Repository: "new/**", Actions: []string{"pull", "push"}}}}
 	for _, tt := range []struct {
+		what string
 		c    oci.Caller
 		from string
 		want bool
+		code oci.Code // "" for no error
 	}{
-		{admin, "open/app", true},
-		{admin, "closed/app", true},
-		{admin, "none/app", false},
-		{admin, "", false},
-		{admin, "docker.io/open", false},
-		{robot, "open/app", true},
-		{robot, "closed/app", true},
-		{robot, "none/app", false},
-		{narrowed(robot, "new/app", "push"), "closed/app", false},
-		{oci.Caller{Name: "robot$x", Rights: []oci.Right{{Repository: "new/**", Actions: []string{"pull", "push"}}}}, "closed/app", false},
-		{narrowed(admin, "new/app", "pull", "push"), "closed/app", false}, // its token does not say so
-		{narrowed(admin, "new/app", "pull", "push"), "open/app", false},
+		{"an admin", admin, "open/app", true, ""},
+		{"an admin", admin, "closed/app", true, ""},
+		{"an admin", admin, "none/app", false, ""},
+		{"an admin", admin, "", false, ""},
+		{"an admin", admin, "docker.io/open", false, ""},
+		{"a robot", robot, "open/app", true, ""},
+		{"a robot", robot, "closed/app", true, ""},
+		{"a robot", robot, "none/app", false, ""},
+		{"one without a right", stranger, "closed/app", false, ""},
+		// A token that says nothing of the source: one that does may help, also
+		// where the source turns out not to be there.
+		{"a robot's token for the target", narrowed(robot, "new/app", "push"), "closed/app", false, oci.Unauthorized},
+		{"an admin's token for the target", narrowed(admin, "new/app", "pull", "push"), "closed/app", false, oci.Unauthorized},
+		{"an admin's token for the target", narrowed(admin, "new/app", "pull", "push"), "none/app", false, oci.Unauthorized},
+		{"an admin's token for the target", narrowed(admin, "new/app", "pull", "push"), "docker.io/open", false, ""},
+		{"a stranger's token for the target", narrowed(stranger, "new/app", "pull", "push"), "closed/app", false, oci.Unauthorized},
+		{"a stranger's token for the target", narrowed(stranger, "new/app", "pull", "push"), "none/app", false, oci.Unauthorized},
+		{"a token for both", also(narrowed(robot, "new/app", "push"), "closed/app", "pull"), "closed/app", true, ""},
+		// It said so, and was given nothing: asking again is in vain.
+		{"a stranger's token for both", also(narrowed(stranger, "new/app", "push"), "closed/app"), "closed/app", false, ""},
+		{"a stranger's token for both", also(narrowed(stranger, "new/app", "push"), "none/app"), "none/app", false, ""},
+		// What anyone may pull needs no token.
+		{"an admin's token for the target", narrowed(admin, "new/app", "pull", "push"), "open/app", true, ""},
+		{"a stranger's token for the target", narrowed(stranger, "new/app", "pull", "push"), "open/app", true, ""},
+		{"a stranger's token for both", also(narrowed(stranger, "new/app", "push"), "open/app"), "open/app", true, ""},
 	} {
 		_, a := newWorld(t)
 		ok, err := a.Mount(oci.WithCaller(t.Context(), tt.c), "new/app", tt.from, oci.FromBytes(img.Blobs[1]))
-		if ok != tt.want || err != nil {
-			t.Errorf("Mount from %q = %v, %v; want %v and no error", tt.from, ok, err, tt.want)
+		if ok != tt.want || code(err) != tt.code {
+			t.Errorf("%s: Mount from %q = %v, %v; want %v and code %q", tt.what, tt.from, ok, err, tt.want, tt.code)
 		}
+	}
+	// Where nobody pulls without saying who they are, a token has to say it all.
+	w, _ := newWorld(t)
+	a := NewAccess(w, rbac.Rules{}, w)
+	ok, err := a.Mount(oci.WithCaller(t.Context(), narrowed(stranger, "new/app", "push")), "new/app", "open/app", oci.FromBytes(img.Blobs[1]))
+	if ok || code(err) != oci.Unauthorized {
+		t.Errorf("Mount from a public project of a closed hub = %v, %v", ok, err)
 	}
 }
 
@@ -389,8 +412,7 @@ func TestRepositories(t *testing.T) {
 		c    oci.Caller
 		want int
 	}{
-		{"anonymous", anonymous, 31 + 1}, // and the proxy's public one
-		{"a token for the catalog", catalog, 31 + 1},
+		{"anyone's token for the catalog", catalog, 31 + 1}, // and the proxy's public one
 		{"a user", kim, 31 + 1},
 		{"a robot", robot, 65},
 		{"a robot's token for the catalog", oci.Caller{Name: "robot$ci", Rights: robot.Rights, Scopes: catalog.Scopes}, 65},
@@ -419,8 +441,11 @@ func TestRepositories(t *testing.T) {
 			}
 		}
 	}
+	if names, _, err := a.Repositories(t.Context(), 0, ""); code(err) != oci.Unauthorized {
+		t.Errorf("who may have credentials is not asked for them: %q, %v", names, err)
+	}
 	w.lookups = 0
-	if _, _, err := a.Repositories(t.Context(), 0, ""); err != nil || w.lookups > 2+3 {
+	if _, _, err := a.Repositories(oci.WithCaller(t.Context(), catalog), 0, ""); err != nil || w.lookups > 2+3 {
 		t.Errorf("%d look-ups, %v; want one a local project and one a proxied repository", w.lookups, err)
 	}
 }

@@ -43,14 +43,15 @@ func TestMountFromAnywhere(t *testing.T) {
 		{"nobody has it", admin, nil, nil, ""},
 		{"one that is gone meanwhile", admin, []string{"none/app", "open/app"}, nil, "open/app"},
 		{"a proxy's", admin, []string{"docker.io/open"}, nil, ""},
-		{"a token for the target alone", narrowed(admin, "new/app", "pull", "push"), []string{"closed/app", "open/app"}, nil, ""},
-		{"a token for one", also(narrowed(admin, "new/app", "pull", "push"), "open/app", "pull"), []string{"closed/app", "open/app"}, nil, "open/app"},
+		{"a token for the target alone", narrowed(admin, "new/app", "pull", "push"), []string{"closed/app", "none/app"}, nil, ""},
+		{"a token for the target, what anyone may pull", narrowed(admin, "new/app", "pull", "push"), []string{"closed/app", "open/app"}, nil, "open/app"},
+		{"a token for one", also(narrowed(admin, "new/app", "pull", "push"), "closed/app", "pull"), []string{"none/app", "closed/app"}, nil, "closed/app"},
 		{"beyond what is tried", admin, append(slices.Repeat([]string{"none/app"}, 20), "open/app"), nil, ""},
 		{"a fault", admin, []string{"open/app"}, fault, ""},
 	} {
 		w, _ := newWorld(t)
 		f := &finder{world: w, holders: tt.holders, fault: tt.fault}
-		ok, err := NewAccess(f, rbac.Rules{}, f).Mount(oci.WithCaller(t.Context(), tt.c), "new/app", "", oci.FromBytes(img.Blobs[1]))
+		ok, err := NewAccess(f, rbac.Rules{AnonymousPull: true}, f).Mount(oci.WithCaller(t.Context(), tt.c), "new/app", "", oci.FromBytes(img.Blobs[1]))
 		if ok != (tt.want != "") || !errors.Is(err, tt.fault) {
 			t.Errorf("%s: Mount = %v, %v", tt.what, ok, err)
 		}

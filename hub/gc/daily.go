@@ -29,6 +29,13 @@ const (
 // to be the wrong one, or an old one, and what it does not know is not deleted.
 var ErrStrange = errors.New("the database knows nothing of most of the storage's objects; if it is the right one, `breakwater-hub gc --all-orphans` deletes them")
 
+// hasten has no review wait for longer than is configured: it may have been
+// more when it was put off.
+func (g *GC) hasten(ctx context.Context) error {
+	_, err := g.rows.HastenReviews(ctx)
+	return err
+}
+
 // daily does what one replica does for all once a day.
 func (g *GC) daily(ctx context.Context, p *Pass, now bool) error {
 	if !now && g.rows.Now().Before(g.wholeAfter) {
@@ -57,7 +64,7 @@ func (g *GC) daily(ctx context.Context, p *Pass, now bool) error {
 		return nil
 	}
 	p.Whole = true
-	if err := errors.Join(g.untagged(ctx, p), g.verify(ctx, p), g.orphans(ctx, p)); err != nil {
+	if err := errors.Join(g.hasten(ctx), g.untagged(ctx, p), g.verify(ctx, p), g.orphans(ctx, p)); err != nil {
 		return err
 	}
 	return g.rows.SetFact(ctx, dailyFact, g.rows.Now().UTC().Format(time.RFC3339))

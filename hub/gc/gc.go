@@ -140,6 +140,9 @@ func (g *GC) Wake(whole bool) {
 
 // Run makes passes until ctx ends.
 func (g *GC) Run(ctx context.Context) error {
+	if err := g.hasten(ctx); err != nil && ctx.Err() == nil {
+		g.o.Log.Error("reviews are not brought forward", "err", err)
+	}
 	for tick := time.NewTimer(0); ; tick.Reset(g.o.Every) {
 		whole := false
 		select {

@@ -66,6 +66,19 @@ func (s *Store) leaseBegun() int64 { return usec(s.now().Add(-s.gc.Delay)) }
 // renewBefore is the same of a lease that is half over.
 func (s *Store) renewBefore() int64 { return usec(s.now().Add(-s.gc.Delay / 2)) }
 
+// HastenReviews brings reviews forward that were put off for longer than is
+// configured now, and returns how many.
+func (s *Store) HastenReviews(ctx context.Context) (n int64, err error) {
+	defer wrap(&err, "meta.HastenReviews")
+	now := s.now()
+	soonest := min(s.gc.Delay, s.gc.Quarantine)
+	return s.db.Exec(ctx, `
+		UPDATE blobs SET review_at = CASE WHEN quarantined_at > 0 THEN quarantined_at + $3 ELSE $2 END
+		 WHERE state = 'live' AND review_at > 0 AND review_at > $1
+		   AND review_at > CASE WHEN quarantined_at > 0 THEN quarantined_at + $3 ELSE $2 END`,
+		usec(now.Add(soonest)), usec(now.Add(s.gc.Delay)), s.gc.Quarantine.Microseconds())
+}
+
 // Reviewed is what a review did.
 type Reviewed struct {
 	Blobs            int // that were looked at
@@ -343,13 +356,13 @@ func (s *Store) Garbage(ctx context.Context) (g Garbage, err error) {
 		SELECT c.kind, count(*), CAST(sum(c.size_bytes) AS BIGINT) FROM (
 			SELECT x.size_bytes, CASE WHEN `+leasedAt2+` > 0 THEN 0
 			         WHEN x.quarantined_at = 0 THEN 1
-			         WHEN x.review_at > $1 THEN 2
+			         WHEN x.review_at > $1 AND x.quarantined_at > $3 THEN 2
 			         ELSE 3 END AS kind
 			  FROM blobs x WHERE x.state = 'live' AND x.review_at > 0
 			   AND `+unnamed+`
 			UNION ALL
 			SELECT size_bytes, 3 AS kind FROM blobs WHERE state = 'doomed') AS c
-		 GROUP BY c.kind`, now, s.leaseBegun())
+		 GROUP BY c.kind`, now, s.leaseBegun(), usec(s.now().Add(-s.gc.Quarantine)))
 	all, err := collect(rs, err, func(r row, c *class) error { return r.Scan(&c.kind, &c.count, &c.bytes) })
 	for _, c := range all {
 		switch c.kind {

@@ -56,6 +56,7 @@ func everythingOfGC(t *testing.T, s *Store) {
 	must(t, err)
 	must(t, second(s.Garbage(ctx)))
 	must(t, second(s.GarbageDue(ctx)))
+	must(t, second(s.HastenReviews(ctx)))
 	r, err := s.EnsureRepo(ctx, "gone.io/x", Proxy)
 	if errors.Is(err, ErrNotFound) {
 		must(t, second(s.PutProject(ctx, Project{Name: "gone.io", Kind: Proxy, Source: FromFile})))
@@ -419,4 +420,40 @@ func TestGarbage(t *testing.T) {
 	check("in the trash too long", Garbage{TrashDue: 2})
 	must(t, second(s.PurgeTrash(ctx, c.now().Add(-s.gc.TrashFor), 10)))
 	check("purged", Garbage{Leased: 1, LeasedBytes: 2})
+}
+
+// Who lowers how long things are kept need not wait for what was put off under
+// the old rule.
+func TestHastenReviews(t *testing.T) {
+	c := newClock()
+	s := newStore(t, c)
+	ctx := t.Context()
+	leased := putBlob(t, s, "team/app", "1")
+	c.pass(day)
+	lonely := putBlob(t, s, "team/other", "22")
+	must(t, second(s.ReviewBlobs(ctx, 10))) // "1" into quarantine
+	hasten := func(want int64) {
+		t.Helper()
+		if n, err := s.HastenReviews(ctx); n != want || err != nil {
+			t.Errorf("HastenReviews = %d, %v, want %d", n, err, want)
+		}
+	}
+	hasten(0)
+	collected(t, s)
+	if !live(t, s, leased) || !live(t, s, lonely) {
+		t.Error("something went before its time")
+	}
+	s.gc.Delay, s.gc.Quarantine = 0, 2*time.Hour
+	c.pass(time.Hour)
+	hasten(2)
+	hasten(0)
+	collected(t, s)
+	if !live(t, s, leased) || !live(t, s, lonely) {
+		t.Error("something went before its time in quarantine")
+	}
+	c.pass(time.Hour)
+	collected(t, s)
+	if live(t, s, leased) || !live(t, s, lonely) {
+		t.Errorf("after the quarantine: %v, %v are there; want the second alone", live(t, s, leased), live(t, s, lonely))
+	}
 }

@@ -13,7 +13,9 @@ import (
 // bytes. Within a process it is kept in memory, and where several replicas share
 // the database in the upload's row too: it ends with the request, or when the
 // replica is dead. One that was only taken for dead, and goes on, finds that the
-// row is no longer its own.
+// row is no longer its own. So does one whose hold a crash of the database has
+// undone: to take one does not wait for the disk. To end one does: else the row
+// might say for ever that a replica is at it which lives, and is not.
 
 // ErrHeld says that another request is at an upload.
 var ErrHeld = errors.New("held by another request")
@@ -187,7 +189,7 @@ func (s *Store) ReleaseUpload(ctx context.Context, id string) (err error) {
 	defer wrap(&err, "meta.ReleaseUpload(%q)", id)
 	if s.holds.inRow(id) {
 		// The row first: a request that follows here takes it by the same name.
-		_, err = s.db.Exec(ctx, `UPDATE uploads SET holder = '' WHERE id = $1 AND holder = $2 AND {loose}`, id, s.holder())
+		_, err = s.db.Exec(ctx, `UPDATE uploads SET holder = '' WHERE id = $1 AND holder = $2`, id, s.holder())
 	}
 	s.holds.end(id, err != nil)
 	return err

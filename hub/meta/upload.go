@@ -69,9 +69,11 @@ func (s *Store) Upload(ctx context.Context, repo, id string) (u Upload, err erro
 }
 
 // SaveUpload notes how far an upload has come that this replica holds: u's
-// offset and states, where the row says from. With leave it is held no longer. A
-// crash of the machine may undo it, and then it goes on from before. ErrNotFound:
-// it is gone, or is not at from any more, or another replica has taken it over.
+// offset and states, where the row says from. With leave it is held no longer.
+// It is durable: a client may be told, and need never send these bytes again.
+// ErrNotFound: it is gone. ErrHeld: it is there, but not at from any more or not
+// held by this replica: another has taken it over, or a crash of the database has
+// undone the hold.
 func (s *Store) SaveUpload(ctx context.Context, u Upload, from int64, leave bool) (err error) {
 	defer wrap(&err, "meta.SaveUpload(%q, %d, %d)", u.ID, from, u.OffsetBytes)
 	holder := s.holder()
@@ -80,17 +82,27 @@ func (s *Store) SaveUpload(ctx context.Context, u Upload, from int64, leave bool
 	}
 	n, err := s.db.Exec(ctx, `
 		UPDATE uploads SET offset_bytes = $3, hash_state = $4, driver_state = $5, updated_at = $6, holder = $7
-		 WHERE id = $1 AND offset_bytes = $2 AND holder = $8 AND NOT doomed AND {loose}`,
+		 WHERE id = $1 AND offset_bytes = $2 AND holder = $8 AND NOT doomed`,
 		u.ID, from, u.OffsetBytes, u.HashState, u.DriverState, s.nowMicros(), holder, s.holder())
 	switch {
 	case err != nil:
 		return err
 	case n == 0:
-		return ErrNotFound
+		return notHeld(ctx, s.db, u.ID)
 	case leave:
 		s.holds.row(u.ID, false)
 	}
 	return nil
+}
+
+// notHeld says why an upload could not be changed: it is gone, or it is there
+// and not as who changes it holds it.
+func notHeld(ctx context.Context, q querier, id string) error {
+	err := q.QueryRow(ctx, `SELECT id FROM uploads WHERE id = $1 AND NOT doomed`, id).Scan(&id)
+	if err == nil {
+		err = ErrHeld
+	}
+	return err
 }
 
 // CommitUpload makes an upload that this replica holds, whose bytes are durable
@@ -99,8 +111,9 @@ func (s *Store) SaveUpload(ctx context.Context, u Upload, from int64, leave bool
 // here already: the upload is doomed, its bytes are to be deleted, and then
 // [Store.DeleteUpload] forgets it.
 //
-// ErrNotFound: it is gone, or another replica has taken it over. After any other
-// error it is unknown whether it happened: who holds the upload anew finds out.
+// ErrNotFound: it is gone. ErrHeld: this replica holds it no longer, as with
+// [Store.SaveUpload]. After any other error it is unknown whether it happened: who
+// holds the upload anew finds out.
 func (s *Store) CommitUpload(ctx context.Context, u Upload, d oci.Digest, sizeBytes int64) (won bool, err error) {
 	defer wrap(&err, "meta.CommitUpload(%q, %s)", u.ID, d)
 	err = s.write(ctx, func(q querier) error {
@@ -120,7 +133,7 @@ func (s *Store) CommitUpload(ctx context.Context, u Upload, d oci.Digest, sizeBy
 				UPDATE uploads SET doomed = TRUE, updated_at = 0 WHERE id = $1 AND holder = $2 AND NOT doomed`, u.ID, s.holder())
 		}
 		if err == nil && n == 0 {
-			return ErrNotFound
+			return notHeld(ctx, q, u.ID)
 		}
 		return err
 	})

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/breakwater-oci/breakwater/hub/meta/metatest/pgtest"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
@@ -72,7 +73,7 @@ func TestUpload(t *testing.T) {
 	u.OffsetBytes, u.HashState, u.DriverState = 5, []byte("state"), []byte{0, 1, 255}
 	must(t, s.SaveUpload(ctx, u, 0, false))
 	u.OffsetBytes = 7
-	wantErr(t, "SaveUpload from where it is not", s.SaveUpload(ctx, u, 0, false), ErrNotFound)
+	wantErr(t, "SaveUpload from where it is not", s.SaveUpload(ctx, u, 0, false), ErrHeld)
 	must(t, s.ReleaseUpload(ctx, "u1"))
 	u = held(t, s, "u1")
 	if u.OffsetBytes != 5 || string(u.HashState) != "state" || string(u.DriverState) != "\x00\x01\xff" || u.Alg != "sha256" ||
@@ -216,7 +217,7 @@ func TestOneHolds(t *testing.T) {
 		leave := round%2 == 0
 		must(t, by[0].SaveUpload(ctx, u, round, leave))
 		must(t, by[0].ReleaseUpload(ctx, "u"))
-		wantErr(t, "SaveUpload of what was left", by[0].SaveUpload(ctx, u, round, false), ErrNotFound)
+		wantErr(t, "SaveUpload of what was left", by[0].SaveUpload(ctx, u, round, false), ErrHeld)
 	}
 }
 
@@ -300,18 +301,60 @@ func TestLostHold(t *testing.T) {
 	u := held(t, s, "u")
 	ghost(t, s, "other", 0)
 	holdFor(t, s, "u", "other")
-	for what, err := range map[string]error{
-		"SaveUpload":   s.SaveUpload(ctx, u, 0, false),
-		"CommitUpload": second(s.CommitUpload(ctx, u, digestOf("x"), 1)),
-		"DoomUpload":   s.DoomUpload(ctx, "u"),
-	} {
-		wantErr(t, what, err, ErrNotFound)
-	}
+	wantErr(t, "SaveUpload", s.SaveUpload(ctx, u, 0, false), ErrHeld)
+	wantErr(t, "CommitUpload", second(s.CommitUpload(ctx, u, digestOf("x"), 1)), ErrHeld)
+	wantErr(t, "DoomUpload", s.DoomUpload(ctx, "u"), ErrNotFound)
 	_, err := s.LiveBlob(ctx, digestOf("x"))
 	wantErr(t, "LiveBlob of what was not committed", err, ErrNotFound)
 	must(t, s.ReleaseUpload(ctx, "u"))
 	_, err = s.HoldUpload(ctx, "team/app", "u")
 	wantErr(t, "HoldUpload after that", err, ErrHeld)
+}
+
+// What was saved a client may be told: it is there although the server crashes at
+// once.
+func TestSavedUploadSurvivesCrash(t *testing.T) {
+	only(t, "postgres")
+	server := pgtest.Start(t)
+	s, err := Open(t.Context(), Config{Driver: driver, DSN: server.Database(t)})
+	must(t, err)
+	defer s.Close()
+	must(t, s.Migrate(t.Context()))
+	startUpload(t, s, "u")
+	// What does not wait for the disk is written there when this says so.
+	must(t, second(s.db.Exec(t.Context(), `ALTER SYSTEM SET wal_writer_delay = '10s'`)))
+	must(t, second(s.db.Exec(t.Context(), `SELECT pg_reload_conf()`)))
+	for i, leave := range []bool{false, true} {
+		u := held(t, s, "u")
+		u.OffsetBytes++
+		must(t, s.SaveUpload(t.Context(), u, int64(i), leave))
+		server.Crash(t)
+		var offset int64
+		var holder string
+		eventually(t, "the server is back", func() bool {
+			return s.db.QueryRow(t.Context(), `SELECT offset_bytes, holder FROM uploads WHERE id = 'u'`).Scan(&offset, &holder) == nil
+		})
+		if offset != u.OffsetBytes || (holder == "") != leave {
+			t.Errorf("after a crash the upload is at %d, held by %q; it was saved at %d, and left: %v", offset, holder, u.OffsetBytes, leave)
+		}
+		must(t, s.ReleaseUpload(t.Context(), "u"))
+	}
+}
+
+// A hold that a crash of the server has undone is not taken for an upload that
+// is gone.
+func TestHoldUndone(t *testing.T) {
+	only(t, "postgres")
+	s := newStore(t, nil)
+	startUpload(t, s, "u")
+	u := held(t, s, "u")
+	holdFor(t, s, "u", "")
+	u.OffsetBytes++
+	wantErr(t, "SaveUpload", s.SaveUpload(t.Context(), u, 0, true), ErrHeld)
+	must(t, s.ReleaseUpload(t.Context(), "u"))
+	u = held(t, s, "u")
+	u.OffsetBytes++
+	must(t, s.SaveUpload(t.Context(), u, 0, true))
 }
 
 // A hold whose end the row could not be told of ends when it can.

@@ -292,10 +292,14 @@ func TestFinishAgainAfterTheDatabaseFailed(t *testing.T) {
 				}
 				half(t, r, u.ID, b[patched:])
 				_, err := r.FinishUpload(t.Context(), repo, u.ID, oci.FromBytes(b), int64(patched), bytes.NewReader(b[patched:]), int64(size-patched))
-				if oci.CodeOf(err) == oci.BlobUploadUnknown && patched == size/2 {
-					// A store may not be able to go on with what it has made whole. Then
-					// the client is told to begin anew.
-					err = ocitest.PushBlob(t.Context(), r, repo, b)
+				if oci.CodeOf(err) == oci.Unavailable && patched == size/2 {
+					// A store may not be able to go on with what it has made whole. What
+					// was acknowledged need not be sent again all the same.
+					was, statusErr := r.UploadStatus(t.Context(), repo, u.ID)
+					if statusErr != nil || was.OffsetBytes != int64(patched) {
+						t.Fatalf("%d bytes, %d of them before: it ends at %d, %v", size, patched, was.OffsetBytes, statusErr)
+					}
+					_, err = r.FinishUpload(t.Context(), repo, u.ID, oci.FromBytes(b), int64(patched), bytes.NewReader(b[patched:]), int64(size-patched))
 				}
 				if err != nil {
 					t.Errorf("%d bytes, %d of them before: %v", size, patched, err)
@@ -304,6 +308,44 @@ func TestFinishAgainAfterTheDatabaseFailed(t *testing.T) {
 				wantBlob(t, r, repo, b)
 			}
 		}
+	})
+}
+
+// What the store has made whole may also hold more than the client goes on with.
+func TestGoOnWithLessThanIsWhole(t *testing.T) {
+	each(t, func(t *testing.T, fresh func(t *testing.T) backing) {
+		r := fresh(t).registry(t, newClock())
+		const size, patched = 9 << 20, 6 << 20
+		b := ocitest.RandomBytes(1, size)
+		u := startUpload(t, r)
+		_, err := r.AppendUpload(t.Context(), repo, u.ID, 0, bytes.NewReader(b[:patched]), patched)
+		must(t, err)
+		half(t, r, u.ID, b[patched:])
+		off := int64(patched)
+		for i := 0; off < size; i++ {
+			piece := b[off:min(off+1<<20, size)]
+			now, err := r.AppendUpload(t.Context(), repo, u.ID, off, bytes.NewReader(piece), int64(len(piece)))
+			if oci.CodeOf(err) == oci.Unavailable && i == 0 {
+				continue // asked to try again
+			}
+			must(t, err)
+			off = now.OffsetBytes
+		}
+		_, err = r.FinishUpload(t.Context(), repo, u.ID, oci.FromBytes(b), size, nil, 0)
+		must(t, err)
+		wantBlob(t, r, repo, b)
+
+		// And with nothing more at all.
+		u = startUpload(t, r)
+		_, err = r.AppendUpload(t.Context(), repo, u.ID, 0, bytes.NewReader(b[:patched]), patched)
+		must(t, err)
+		half(t, r, u.ID, b[patched:])
+		d := oci.FromBytes(b[:patched])
+		if _, err = r.FinishUpload(t.Context(), repo, u.ID, d, patched, nil, 0); oci.CodeOf(err) == oci.Unavailable {
+			_, err = r.FinishUpload(t.Context(), repo, u.ID, d, patched, nil, 0)
+		}
+		must(t, err)
+		wantBlob(t, r, repo, b[:patched])
 	})
 }
 

@@ -99,6 +99,15 @@ func absent(err error, code oci.Code) error {
 	return err
 }
 
+// notHeld makes of an upload that is gone, or is not this request's any more, what
+// the client is told: to begin anew, or to ask where it ends.
+func notHeld(err error) error {
+	if errors.Is(err, meta.ErrHeld) {
+		return &oci.Error{Code: oci.Unavailable, Message: "the upload is not this request's any more: ask where it ends", Err: err}
+	}
+	return absent(err, oci.BlobUploadUnknown)
+}
+
 // refused makes of meta.ErrConflict, the name being a proxy's, what the client
 // is told; other errors stay.
 func refused(err error, repo string) error {

@@ -21,9 +21,10 @@ import (
 // they can be gone on with: from there it goes on, after a restart and at
 // another replica too.
 //
-// Only the commit waits for the database's disk: a crash of the machine may set
-// an upload back, or undo it, and what it is told then makes the client go on
-// from there. One that was finished is finished for good.
+// What a client is told to be there is durable, rows and bytes, and where a
+// standby of the database is waited for, there too: it need not keep what it has
+// sent. Only the beginning does not wait for the disk: a crash of the machine may
+// undo it, and then there is nothing yet that the client would lose.
 
 const (
 	// saveTimeout bounds what is done for a client that may be gone.
@@ -145,7 +146,7 @@ func (r *Registry) publish(ctx context.Context, repo string, w *writer, d oci.Di
 	if err != nil {
 		// It may have happened all the same: the bytes stay, and whose they are,
 		// the rows say.
-		return oci.Descriptor{}, absent(err, oci.BlobUploadUnknown)
+		return oci.Descriptor{}, notHeld(err)
 	}
 	if !won { // the same bytes were here, or came first
 		r.tidied(r.erase(ctx, w.row))

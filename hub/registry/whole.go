@@ -2,36 +2,72 @@ package registry
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"io/fs"
 
 	"github.com/breakwater-oci/breakwater/hub/blob"
+	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
 // Most clients send a blob as one stream (PATCH) and then only say its digest
 // (PUT). At the end of a stream the store makes the key whole, so that nothing
 // of it has to wait in the row: what is left is a commit of the rows.
 
-// becameWhole says that a key could not be gone on with since a request before
-// has made it whole, just as the row has it, but could not tell the rows any
-// more.
+// A client that is not answered sends the end of a blob again, and by then the
+// store may have made the key whole: with that end, of which the rows know
+// nothing. It cannot be gone on with then, but what the rows know of can be read
+// from it, and so nobody has to send it again.
+
+// longerState is what the row says of a key that is whole with n bytes, at least
+// those of the row.
+func longerState(n int64) []byte { return binary.AppendVarint([]byte{longer}, n) }
+
+// wholeBytes is how many bytes the store has of a key that is whole; 0 for one
+// that is not there, or only begun.
+func (w *writer) wholeBytes(ctx context.Context) (n int64, err error) {
+	err = w.r.blobs.Walk(ctx, w.row.StorageKey, func(o blob.Object) error {
+		if o.Key == w.row.StorageKey && !o.Begun {
+			n = o.SizeBytes
+		}
+		return nil
+	})
+	return n, err
+}
+
+// becameWhole says that a key cannot be gone on with since a request before has
+// made it whole, and that it holds what the row knows of, at the least.
 func (w *writer) becameWhole(ctx context.Context, err error) bool {
-	if !errors.Is(err, fs.ErrNotExist) || w.offset != w.row.OffsetBytes || w.offset == 0 {
+	if !errors.Is(err, fs.ErrNotExist) || w.row.OffsetBytes == 0 {
 		return false
 	}
-	c, err := w.r.blobs.Open(ctx, w.row.StorageKey, w.offset)
-	if err != nil {
+	n, err := w.wholeBytes(ctx)
+	if err != nil || n < w.row.OffsetBytes {
 		return false
 	}
-	defer c.Close()
-	last, err := c.Section(ctx, w.offset-1, 1) // some stores only look when they have to
-	if err != nil {
-		return false
+	w.has = n
+	return true
+}
+
+// lost makes of a key that is gone what the client is told: to begin anew, or,
+// where the store has it whole, to go on from where the row has it. What it has
+// sent since is in there, but nobody knows that for sure.
+func (w *writer) lost(ctx context.Context, err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	defer last.Close()
-	_, err = io.ReadFull(last, make([]byte, 1))
-	return err == nil
+	ctx = context.WithoutCancel(ctx)
+	if !w.becameWhole(ctx, err) {
+		return &oci.Error{Code: oci.BlobUploadUnknown, Message: "the upload cannot be gone on with: begin anew", Err: err}
+	}
+	w.latest = nil // which can be gone on with as little
+	next := w.row
+	next.DriverState = longerState(w.has)
+	if err := w.put(ctx, next, false); err != nil {
+		return err
+	}
+	return &oci.Error{Code: oci.Unavailable, Message: "the upload was about to end: ask where it ends, and go on from there", Err: err}
 }
 
 // reopen makes the store go on with what is whole. Who sends a blob as one
@@ -64,9 +100,9 @@ func (w *writer) copyTo(ctx context.Context, to blob.Writer) error {
 	return err
 }
 
-// read reads what is whole.
+// read reads what is whole, as far as this upload goes.
 func (w *writer) read(ctx context.Context) (io.ReadCloser, error) {
-	c, err := w.r.blobs.Open(ctx, w.row.StorageKey, w.offset)
+	c, err := w.r.blobs.Open(ctx, w.row.StorageKey, w.has)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +38,7 @@ const (
 	begun   = 'b' // the same, but the store may hold more, which nobody knows how to go on with
 	inStore = 's' // the storage driver's state
 	isWhole = 'w' // nothing: the store has the key, whole, with just that many bytes
+	longer  = 'l' // as a varint, how many bytes the key has that the store has whole: at least the upload's
 )
 
 // writer appends to an upload that is held, and hashes what it appends. It is
@@ -50,6 +52,7 @@ type writer struct {
 	tail   []byte      // all there is, while nothing is in the store
 	w      blob.Writer // nil until then
 	whole  bool        // the store has it whole, and w is nil
+	has    int64       // how many bytes then are there: the upload's, or more
 	stale  bool        // the store may hold what is to be deleted first
 
 	marks  marks
@@ -84,7 +87,14 @@ func (w *writer) restore(ctx context.Context, kind byte, state []byte) (err erro
 		w.tail, w.stale = state, kind == begun
 		return nil
 	case kind == isWhole:
-		w.whole = true
+		w.whole, w.has = true, w.offset
+		return nil
+	case kind == longer:
+		n, k := binary.Varint(state)
+		if k <= 0 || n < w.offset {
+			return errors.New("its state is damaged")
+		}
+		w.whole, w.has = true, n
 		return nil
 	case kind != inStore:
 		return errors.New("its state is not one of this program")
@@ -94,19 +104,11 @@ func (w *writer) restore(ctx context.Context, kind byte, state []byte) (err erro
 		if w.whole = w.becameWhole(ctx, err); w.whole {
 			return nil
 		}
-		return lost(err)
+		return w.lost(ctx, err)
 	}
 	w.w = to
 	w.w.OnSaved(w.saved)
 	return nil
-}
-
-// lost makes of a key that is gone what the client is told: to begin anew.
-func lost(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return &oci.Error{Code: oci.BlobUploadUnknown, Message: "the upload cannot be gone on with: begin anew", Err: err}
-	}
-	return err
 }
 
 // begin makes the store's key, with what was kept in the row until now. n bytes
@@ -170,7 +172,7 @@ func (w *writer) readFrom(ctx context.Context, body io.Reader, size int64) error
 	kept := context.WithoutCancel(ctx)
 	if size >= 0 {
 		if err := w.expect(kept, size); err != nil {
-			return fmt.Errorf("write upload: %w", lost(err))
+			return fmt.Errorf("write upload: %w", w.lost(ctx, err))
 		}
 	}
 	buf, _ := buffers.Get().(*buffer)
@@ -185,7 +187,7 @@ func (w *writer) readFrom(ctx context.Context, body io.Reader, size int64) error
 		var n int
 		n, end = fill(body, p)
 		if err := w.write(kept, p[:n]); err != nil {
-			return fmt.Errorf("write upload: %w", lost(err))
+			return fmt.Errorf("write upload: %w", w.lost(ctx, err))
 		}
 		total += int64(n)
 		if end == nil {
@@ -282,11 +284,11 @@ func (w *writer) mark(ctx context.Context) error {
 		return nil
 	}
 	err := w.checkpoint(ctx)
-	if err != nil && !errors.Is(err, meta.ErrNotFound) {
+	if err != nil && !errors.Is(err, meta.ErrNotFound) && !errors.Is(err, meta.ErrHeld) {
 		w.r.log.Warn("cannot note how far an upload has come", "err", err)
 		return nil // the next one, or the end, will do
 	}
-	return absent(err, oci.BlobUploadUnknown)
+	return err
 }
 
 // checkpoint notes in the row where the storage driver could go on.
@@ -327,14 +329,14 @@ func (w *writer) save(ctx context.Context, whole bool) (err error) {
 	default:
 		state, err := w.saveInStore(ctx)
 		if err != nil {
-			return fmt.Errorf("save upload: %w", errors.Join(lost(err), w.checkpoint(ctx)))
+			return fmt.Errorf("save upload: %w", errors.Join(w.lost(ctx, err), w.checkpoint(ctx)))
 		}
 		next.DriverState = append([]byte{inStore}, state...)
 	}
 	if next.HashState, err = w.hash.MarshalBinary(); err != nil {
 		return err
 	}
-	return absent(w.put(ctx, next, true), oci.BlobUploadUnknown)
+	return w.put(ctx, next, true)
 }
 
 func (w *writer) saveInStore(ctx context.Context) ([]byte, error) {
@@ -351,26 +353,34 @@ func (w *writer) put(ctx context.Context, next meta.Upload, leave bool) error {
 	if err == nil {
 		w.row = next
 	}
-	return err
+	return notHeld(err)
 }
 
 // commit makes what was written whole and durable.
 func (w *writer) commit(ctx context.Context) error {
-	if w.whole {
+	if w.whole && w.has == w.offset {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	if w.w == nil {
+	switch {
+	case w.whole:
+		if err := w.reopen(ctx); err != nil {
+			return err
+		}
+	case w.w == nil:
 		if err := w.begin(ctx, 0); err != nil {
 			return err
 		}
 	}
 	err := w.w.Commit(ctx)
-	if err == nil || w.becameWhole(ctx, err) {
+	if err == nil {
 		return nil
 	}
-	return lost(err)
+	if w.offset == w.row.OffsetBytes && w.becameWhole(ctx, err) && w.has == w.offset {
+		return nil // by a request before, which could not tell the rows
+	}
+	return w.lost(ctx, err)
 }
 
 // close frees what is open. What was saved stays.

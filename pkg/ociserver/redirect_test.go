@@ -80,10 +80,10 @@ func TestRedirect(t *testing.T) {
 		} else if l := resp.Header.Get("Location"); l != "" {
 			t.Errorf("%s: Location %s", tt.what, l)
 		}
+		srv.Close() // the handler has ended: the blob is closed and the events are in
 		if tt.path == path && tt.method == http.MethodGet && e.closed != 1 {
 			t.Errorf("%s: the blob was closed %d times", tt.what, e.closed)
 		}
-		srv.Close() // the events are in
 		if tt.status == 307 && (len(events) != 1 || events[0].Digest != d || events[0].Status != 307 || events[0].BytesSent != 0) {
 			t.Errorf("%s is seen as %+v", tt.what, events)
 		}

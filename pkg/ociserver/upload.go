@@ -46,9 +46,10 @@ func (s *Server) mountable(q Request, from string) (name string, ok bool) {
 	return name, err == nil
 }
 
-// mount answers when the blob could be mounted. When it cannot, whatever the
-// reason, the client uploads: even to say why would tell what is in a
-// repository that it may not see.
+// mount answers when the blob could be mounted. When it cannot, the client
+// uploads: even to say why would tell what is in a repository that it may not
+// see. An error of the registry is the answer: a token that leaves from out is
+// refused whatever is there.
 func (s *Server) mount(w *response, r *http.Request, q Request, v string) (done bool, err error) {
 	d, err := oci.ParseDigest(v)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,6 +48,7 @@ func TestRegistryClients(t *testing.T) {
 			{"cosign", testCosign},
 			{"docker", testDockerPush},
 			{"buildkit", testBuildKitPush},
+			{"mount by token", testMountByToken},
 		} {
 			t.Run(tt.name, func(t *testing.T) {
 				t.Parallel()
@@ -88,6 +90,16 @@ func testCrane(t *testing.T, p *place) {
 	do("tag", repo+":1", "2")
 	if got := do("ls", repo); got != "1\n2\n" {
 		t.Errorf("crane ls prints %q", got)
+	}
+	back := t.TempDir()
+	do("pull", "--format", "oci", repo+":2", back)
+	do("push", "--index", back, p.host+"/crane/back:1") // an index of what was pulled
+	if got := childrenOf(t, do("manifest", p.host+"/crane/back:1")); !slices.Equal(got, []string{digest}) {
+		t.Errorf("what crane pulled is %v, want %s", got, digest)
+	}
+	do("delete", repo+":2") // the tag alone
+	if got := do("ls", repo); got != "1\n" {
+		t.Errorf("after a tag was deleted crane ls prints %q", got)
 	}
 	file := filepath.Join(t.TempDir(), "layer.tar")
 	if err := os.WriteFile(file, make([]byte, 10240), 0o600); err != nil { // an empty archive
@@ -144,10 +156,17 @@ func testRegctl(t *testing.T, p *place) {
 	do := func(args ...string) string { t.Helper(); return run(t, env, regctl, args...) }
 	do("registry", "set", "--tls=disabled", "--skip-check", p.host)
 	do("registry", "login", p.host, "-u", "admin", "-p", rig.AdminPassword)
+	if out, err := try(t, clientEnv(t), regctl, "tag", "ls", repo); err == nil {
+		t.Errorf("who is not logged in sees %s", out)
+	}
 	digest := rig.Digest(t, rig.Multi(t))
 	do("image", "copy", "ocidir://"+multiLayout(t)+":1", repo+":1")
 	if got := do("image", "digest", repo+":1"); got != digest+"\n" {
 		t.Errorf("regctl image digest is %q, want %s", got, digest)
+	}
+	// It gives its credentials only to who asks for them.
+	if got := do("repo", "ls", p.host); !strings.Contains(got, "regctl/app\n") {
+		t.Errorf("regctl repo ls prints %q", got)
 	}
 	// An artifact of two files that refers to the image, and one that refers to that.
 	dir := t.TempDir()
@@ -158,6 +177,10 @@ func testRegctl(t *testing.T, p *place) {
 	}
 	artifact := strings.TrimSpace(do("artifact", "put", "--artifact-type", "application/x.example", "--subject", repo+":1", "-f", filepath.Join(dir, "a.txt"), "--file-media-type", "text/plain", "-f", filepath.Join(dir, "b.bin"), "--file-media-type", "application/x.data", "--file-title", "--strip-dirs", "--format", "{{ .Manifest.GetDescriptor.Digest }}"))
 	do("artifact", "put", "--artifact-type", "application/x.other", "--subject", repo+"@"+artifact, "-f", filepath.Join(dir, "a.txt"))
+	do("artifact", "put", "--artifact-type", "application/x.alone", "-f", filepath.Join(dir, "a.txt"), p.host+"/regctl/alone:1")
+	if got := do("artifact", "get", p.host+"/regctl/alone:1"); got != "aaaaaaaaaa" {
+		t.Errorf("regctl artifact get of a tag prints %q", got)
+	}
 	if got := do("artifact", "list", repo+":1", "--format", "{{range .Descriptors}}{{.ArtifactType}} {{.Digest}}\n{{end}}"); got != "application/x.example "+artifact+"\n" {
 		t.Errorf("regctl artifact list prints %q, want %s", got, artifact)
 	}
@@ -311,6 +334,9 @@ func testHelm(t *testing.T, p *place) {
 	do := func(args ...string) string { t.Helper(); return run(t, env, helm, args...) }
 	dir := t.TempDir()
 	do("create", filepath.Join(dir, "app"))
+	if out, err := try(t, env, helm, "registry", "login", p.host, "--plain-http", "-u", "admin", "-p", "wrong"); err == nil {
+		t.Errorf("helm logs in with a wrong password: %s", out)
+	}
 	do("registry", "login", p.host, "--plain-http", "-u", "admin", "-p", rig.AdminPassword)
 	for _, version := range []string{"0.1.0", "0.2.0", "1.0.0+build.1"} { // a plus becomes _ in the tag
 		do("package", filepath.Join(dir, "app"), "-d", dir, "--version", version)
@@ -328,6 +354,10 @@ func testHelm(t *testing.T, p *place) {
 	}
 	if got := do("template", "x", charts+"/app", "--plain-http"); !strings.Contains(got, "kind: Deployment") {
 		t.Errorf("helm template prints %s", got)
+	}
+	do("registry", "logout", p.host)
+	if out, err := try(t, env, helm, "pull", charts+"/app", "--version", "0.1.0", "-d", t.TempDir(), "--plain-http"); err == nil {
+		t.Errorf("who is logged out pulls: %s", out)
 	}
 }
 
@@ -376,7 +406,17 @@ func testCosign(t *testing.T, p *place) {
 			if got := strings.Contains(tags, ".sig\n"); got != tt.tags {
 				t.Errorf("a tag for the signature: %v, want %v:\n%s", got, tt.tags, tags)
 			}
+			if got := strings.Contains(tags, ".att\n"); got == (tt.way == "bundles") {
+				t.Errorf("a tag for the attestation: %v:\n%s", got, tags)
+			}
 			do(slices.Concat([]string{"tree"}, common, []string{image})...)
+			run(t, env, crane, "delete", image)
+			if out, err := try(t, env, cosign, slices.Concat([]string{"verify"}, verify, []string{image})...); err == nil {
+				t.Errorf("the image is deleted, and its signature verified: %s", out)
+			}
+			if got := run(t, env, crane, "ls", repo); got != "" {
+				t.Errorf("the image is deleted, and there are tags: %q", got)
+			}
 		})
 	}
 }
@@ -545,5 +585,45 @@ func testBuildKitPush(t *testing.T, p *place) {
 				t.Errorf("%s of %s comes back as %d bytes, %v", d.MediaType, repo, len(got), err)
 			}
 		}
+	}
+}
+
+// testMountByToken mounts with tokens that say more or less: one that leaves out where the blob is to come from leads to
+// one that does not.
+func testMountByToken(t *testing.T, p *place) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := &pusher{base: p.url}
+	layer := noise(1000)
+	if err := c.pushBlob(ctx, "bytoken/one", layer, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	const push, pull = "repository:bytoken/two:pull,push", "repository:bytoken/one:pull"
+	mount := "/v2/bytoken/two/blobs/uploads/?mount=" + oci.FromBytes(layer).String()
+	for _, tt := range []struct {
+		scopes []string
+		from   string
+		status int
+	}{
+		{[]string{push}, "", http.StatusAccepted}, // where it is, is not told
+		{[]string{push}, "&from=bytoken/one", http.StatusUnauthorized},
+		{[]string{push, pull}, "&from=bytoken/one", http.StatusCreated},
+		{[]string{push}, "", http.StatusCreated}, // from the repository itself
+	} {
+		var token struct{ Token string }
+		a := c.do(ctx, "GET", "/service/token?"+url.Values{"service": {"breakwater"}, "scope": tt.scopes}.Encode(), nil)
+		if err := json.Unmarshal(a.body, &token); err != nil {
+			t.Fatalf("a token for %v: %v, %v", tt.scopes, a, err)
+		}
+		a = c.do(ctx, "POST", mount+tt.from, nil, "Authorization", "Bearer "+token.Token)
+		if a.status != tt.status {
+			t.Errorf("mount%s with a token for %v is %v, want %d", tt.from, tt.scopes, a, tt.status)
+		}
+		if asked := a.header.Get("WWW-Authenticate"); a.status == http.StatusUnauthorized && !strings.Contains(asked, `scope="`+push+" "+pull+`"`) {
+			t.Errorf("mount%s asks for %s", tt.from, asked)
+		}
+	}
+	if err := c.pullBlob(ctx, "bytoken/two", layer); err != nil {
+		t.Error(err)
 	}
 }
