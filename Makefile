@@ -16,7 +16,7 @@ MODULES := . $(patsubst %/go.mod,%,$(wildcard test/*/go.mod))
 RIG := $(or $(BREAKWATER_RIG),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/breakwater-rig)
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## Run a hub and a node agent on this machine; ARGS="..." adds flags
 	@mkdir -p bin
@@ -29,7 +29,7 @@ build: ## Build all programs into bin/
 
 test: ## Run all tests; what needs a missing component says so and is skipped (with CI=true: fails)
 	@failed=0; \
-	go test ./... || failed=1; \
+	go test -timeout=20m ./... || failed=1; \
 	for m in $(SUITES); do (cd $$m && go test -count=1 -timeout=30m ./...) || failed=1; done; \
 	exit $$failed
 
@@ -40,6 +40,13 @@ check: ## Check formatting, vet and lint everything, and hold packages to the im
 	@lint=$$(PATH="$(RIG)/bin:$$PATH" command -v golangci-lint) || { echo "golangci-lint is missing: run \`make rig\`"; exit 0; }; \
 	for m in $(MODULES); do echo "lint $$m"; (cd $$m && "$$lint" run --config $(CURDIR)/.golangci.yml ./...); done
 
+soak: ## Push, pull, delete and collect garbage at random for an hour, on both kinds of stores; FOR=10m is shorter
+	@go test -count=1 -timeout=0 -v -run '^TestSoak$$' ./hub/gc -soak=$(or $(FOR),1h)
+
+test-s3: ## Run the storage tests against another S3: S3=host:port,accessKey,secretKey, MinIO for instance
+	@test -n "$(S3)" || { echo 'usage: make test-s3 S3=host:port,accessKey,secretKey    (it makes buckets of its own, and removes them)'; exit 2; }
+	@BREAKWATER_TEST_S3='$(S3)' go test -count=1 -timeout=30m ./hub/blob/... ./hub/registry ./hub/gc
+
 bench: ## Measure against real components; BENCH=warm measures that alone, ARGS=-runs=1 is quicker
 	@cd test/bench && go test -count=1 -timeout=2h -v -run '^TestBench$$/^($(or $(BENCH),.*))$$' $(ARGS)
 
@@ -49,4 +56,4 @@ rig: ## Install what the tests run against (containerd, a registry, ...) and the
 clean: ## Remove what was built here; what `make rig` installed stays
 	rm -rf bin
 
-.PHONY: help up build test check bench rig clean
+.PHONY: help up build test check soak test-s3 bench rig clean

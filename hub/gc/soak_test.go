@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,7 +24,15 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 )
 
-var soakFor = flag.Duration("soak", 4*time.Second, "how long each pair of database and storage is soaked")
+var soakFor = flag.Duration("soak", soakTime(), "how long each pair of database and storage is soaked")
+
+// soakTime is long where nobody waits for it.
+func soakTime() time.Duration {
+	if ci, _ := strconv.ParseBool(os.Getenv("CI")); ci {
+		return 5 * time.Minute
+	}
+	return 4 * time.Second
+}
 
 // Everything happens at once for a while, to few images in few repositories,
 // so that it happens to the same ones; and garbage is collected without any
