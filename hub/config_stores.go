@@ -62,6 +62,16 @@ type S3 struct {
 	PartMemory config.Size `yaml:"partMemory"`
 }
 
+// chunkMinBytes is how large a client is asked to make the pieces that it sends
+// a blob in, at least: of whole parts nothing has to wait in the upload's row. 0:
+// as it likes, which is taken from every client all the same.
+func (s Storage) chunkMinBytes() int64 {
+	if s.Driver != "s3" {
+		return 0
+	}
+	return int64(s.S3.PartSize)
+}
+
 func defaultS3() S3 {
 	return S3{
 		Region: "us-east-1", PathStyle: true, RedirectFor: config.Duration(15 * time.Minute),

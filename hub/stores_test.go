@@ -70,6 +70,14 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
+func TestChunkMinBytes(t *testing.T) {
+	folder, bucket := DefaultConfig(t.TempDir()).Storage, DefaultConfig(t.TempDir()).Storage
+	bucket.Driver, bucket.S3.PartSize = "s3", 8<<20
+	if n, in := folder.chunkMinBytes(), bucket.chunkMinBytes(); n != 0 || in != 8<<20 {
+		t.Errorf("clients are asked for chunks of %d bytes with a folder, of %d with parts of 8 MiB", n, in)
+	}
+}
+
 func TestMetaConfigReadsDSNFile(t *testing.T) {
 	cfg := DefaultConfig(t.TempDir())
 	cfg.GC.Delay = 0

@@ -32,18 +32,20 @@ type GrantedBlob struct {
 // else ErrNotFound.
 func (s *Store) RepoBlob(ctx context.Context, repo string, d oci.Digest) (b GrantedBlob, err error) {
 	defer wrap(&err, "meta.RepoBlob(%q, %s)", repo, d)
-	err = s.db.QueryRow(ctx, `
-		SELECT `+placeColumns+`, g.blob_digest, coalesce(b.size_bytes, g.size_bytes), coalesce(b.id, 0),
-		       coalesce(b.storage_key, ''), coalesce(b.last_used_at, 0), g.learnt_at, coalesce(c.checked_at, 0),
-		       coalesce(b.quarantined_at, 0)
-		  FROM repos r JOIN projects p ON p.id = r.project_id
-		  JOIN repo_blobs g ON g.repo_id = r.id
-		  LEFT JOIN blobs b ON b.digest = g.blob_digest AND b.state = 'live'
-		  LEFT JOIN ref_checks c ON c.repo_id = r.id AND c.digest = g.blob_digest
-		 WHERE r.name = $1 AND g.blob_digest = $2`, repo, d).
-		Scan(b.dest(&b.Digest, &b.SizeBytes, &b.ID, &b.StorageKey, micros{&b.LastUsedAt},
-			micros{&b.LearntAt}, micros{&b.CheckedAt}, micros{&b.QuarantinedAt})...)
-	return b, err
+	return s.grants.look(ctx, lookupKey{"RepoBlob", repo, string(d)}, func(ctx context.Context) (b GrantedBlob, err error) {
+		err = s.db.QueryRow(ctx, `
+			SELECT `+placeColumns+`, g.blob_digest, coalesce(b.size_bytes, g.size_bytes), coalesce(b.id, 0),
+			       coalesce(b.storage_key, ''), coalesce(b.last_used_at, 0), g.learnt_at, coalesce(c.checked_at, 0),
+			       coalesce(b.quarantined_at, 0)
+			  FROM repos r JOIN projects p ON p.id = r.project_id
+			  JOIN repo_blobs g ON g.repo_id = r.id
+			  LEFT JOIN blobs b ON b.digest = g.blob_digest AND b.state = 'live'
+			  LEFT JOIN ref_checks c ON c.repo_id = r.id AND c.digest = g.blob_digest
+			 WHERE r.name = $1 AND g.blob_digest = $2`, repo, d).
+			Scan(b.dest(&b.Digest, &b.SizeBytes, &b.ID, &b.StorageKey, micros{&b.LastUsedAt},
+				micros{&b.LearntAt}, micros{&b.CheckedAt}, micros{&b.QuarantinedAt})...)
+		return b, err
+	})
 }
 
 // LiveBlob returns stored bytes by their digest, whoever may read them, or

@@ -16,12 +16,15 @@ type Manifest struct {
 	Digest     oci.Digest
 	MediaType  string
 	SizeBytes  int64
-	Body       []byte // nil when it was not asked for, or is not stored yet
+	Body       []byte // not to be changed; nil when it was not asked for, or is not stored yet
 	LastPullAt time.Time
 	// CheckedAt is when a proxy's upstream last said so: that the tag points
 	// here or, by digest, that the manifest can be read ([Store.ConfirmRef]).
 	CheckedAt time.Time
 }
+
+// lookupKey is what is looked up: by which method, where, and which.
+type lookupKey struct{ method, repo, which string }
 
 // Descriptor is the manifest's media type, digest and size.
 func (m *Manifest) Descriptor() oci.Descriptor {
@@ -32,55 +35,63 @@ func (m *Manifest) Descriptor() oci.Descriptor {
 // ErrNotFound.
 func (s *Store) ManifestByTag(ctx context.Context, repo, tag string) (m Manifest, err error) {
 	defer wrap(&err, "meta.ManifestByTag(%q, %q)", repo, tag)
-	err = s.db.QueryRow(ctx, `
-		SELECT `+placeColumns+`, t.digest, t.media_type, t.size_bytes, t.checked_at,
-		       coalesce(m.id, 0), coalesce(m.last_pull_at, 0), m.body
-		  FROM repos r JOIN projects p ON p.id = r.project_id
-		  JOIN tags t ON t.repo_id = r.id
-		  LEFT JOIN manifests m ON m.repo_id = r.id AND m.digest = t.digest
-		 WHERE r.name = $1 AND t.name = $2`, repo, tag).
-		Scan(m.dest(&m.Digest, &m.MediaType, &m.SizeBytes, micros{&m.CheckedAt}, &m.ID, micros{&m.LastPullAt}, &m.Body)...)
-	return m, err
+	return s.manifests.look(ctx, lookupKey{"ManifestByTag", repo, tag}, func(ctx context.Context) (m Manifest, err error) {
+		err = s.db.QueryRow(ctx, `
+			SELECT `+placeColumns+`, t.digest, t.media_type, t.size_bytes, t.checked_at,
+			       coalesce(m.id, 0), coalesce(m.last_pull_at, 0), m.body
+			  FROM repos r JOIN projects p ON p.id = r.project_id
+			  JOIN tags t ON t.repo_id = r.id
+			  LEFT JOIN manifests m ON m.repo_id = r.id AND m.digest = t.digest
+			 WHERE r.name = $1 AND t.name = $2`, repo, tag).
+			Scan(m.dest(&m.Digest, &m.MediaType, &m.SizeBytes, micros{&m.CheckedAt}, &m.ID, micros{&m.LastPullAt}, &m.Body)...)
+		return m, err
+	})
 }
 
 // ManifestByDigest returns a stored manifest, with its body, or ErrNotFound.
 func (s *Store) ManifestByDigest(ctx context.Context, repo string, d oci.Digest) (m Manifest, err error) {
 	defer wrap(&err, "meta.ManifestByDigest(%q, %s)", repo, d)
-	err = s.db.QueryRow(ctx, `
-		SELECT `+placeColumns+`, m.digest, m.media_type, m.size_bytes, coalesce(c.checked_at, 0), m.id, m.last_pull_at, m.body
-		  FROM repos r JOIN projects p ON p.id = r.project_id
-		  JOIN manifests m ON m.repo_id = r.id
-		  LEFT JOIN ref_checks c ON c.repo_id = r.id AND c.digest = m.digest
-		 WHERE r.name = $1 AND m.digest = $2`, repo, d).
-		Scan(m.dest(&m.Digest, &m.MediaType, &m.SizeBytes, micros{&m.CheckedAt}, &m.ID, micros{&m.LastPullAt}, &m.Body)...)
-	return m, err
+	return s.manifests.look(ctx, lookupKey{"ManifestByDigest", repo, string(d)}, func(ctx context.Context) (m Manifest, err error) {
+		err = s.db.QueryRow(ctx, `
+			SELECT `+placeColumns+`, m.digest, m.media_type, m.size_bytes, coalesce(c.checked_at, 0), m.id, m.last_pull_at, m.body
+			  FROM repos r JOIN projects p ON p.id = r.project_id
+			  JOIN manifests m ON m.repo_id = r.id
+			  LEFT JOIN ref_checks c ON c.repo_id = r.id AND c.digest = m.digest
+			 WHERE r.name = $1 AND m.digest = $2`, repo, d).
+			Scan(m.dest(&m.Digest, &m.MediaType, &m.SizeBytes, micros{&m.CheckedAt}, &m.ID, micros{&m.LastPullAt}, &m.Body)...)
+		return m, err
+	})
 }
 
 // StatTag is ManifestByTag without the body.
 func (s *Store) StatTag(ctx context.Context, repo, tag string) (m Manifest, err error) {
 	defer wrap(&err, "meta.StatTag(%q, %q)", repo, tag)
-	err = s.db.QueryRow(ctx, `
-		SELECT `+placeColumns+`, t.digest, t.media_type, t.size_bytes, t.checked_at,
-		       coalesce(m.id, 0), coalesce(m.last_pull_at, 0)
-		  FROM repos r JOIN projects p ON p.id = r.project_id
-		  JOIN tags t ON t.repo_id = r.id
-		  LEFT JOIN manifests m ON m.repo_id = r.id AND m.digest = t.digest
-		 WHERE r.name = $1 AND t.name = $2`, repo, tag).
-		Scan(m.dest(&m.Digest, &m.MediaType, &m.SizeBytes, micros{&m.CheckedAt}, &m.ID, micros{&m.LastPullAt})...)
-	return m, err
+	return s.manifests.look(ctx, lookupKey{"StatTag", repo, tag}, func(ctx context.Context) (m Manifest, err error) {
+		err = s.db.QueryRow(ctx, `
+			SELECT `+placeColumns+`, t.digest, t.media_type, t.size_bytes, t.checked_at,
+			       coalesce(m.id, 0), coalesce(m.last_pull_at, 0)
+			  FROM repos r JOIN projects p ON p.id = r.project_id
+			  JOIN tags t ON t.repo_id = r.id
+			  LEFT JOIN manifests m ON m.repo_id = r.id AND m.digest = t.digest
+			 WHERE r.name = $1 AND t.name = $2`, repo, tag).
+			Scan(m.dest(&m.Digest, &m.MediaType, &m.SizeBytes, micros{&m.CheckedAt}, &m.ID, micros{&m.LastPullAt})...)
+		return m, err
+	})
 }
 
 // StatManifest is ManifestByDigest without the body.
 func (s *Store) StatManifest(ctx context.Context, repo string, d oci.Digest) (m Manifest, err error) {
 	defer wrap(&err, "meta.StatManifest(%q, %s)", repo, d)
-	err = s.db.QueryRow(ctx, `
-		SELECT `+placeColumns+`, m.digest, m.media_type, m.size_bytes, coalesce(c.checked_at, 0), m.id, m.last_pull_at
-		  FROM repos r JOIN projects p ON p.id = r.project_id
-		  JOIN manifests m ON m.repo_id = r.id
-		  LEFT JOIN ref_checks c ON c.repo_id = r.id AND c.digest = m.digest
-		 WHERE r.name = $1 AND m.digest = $2`, repo, d).
-		Scan(m.dest(&m.Digest, &m.MediaType, &m.SizeBytes, micros{&m.CheckedAt}, &m.ID, micros{&m.LastPullAt})...)
-	return m, err
+	return s.manifests.look(ctx, lookupKey{"StatManifest", repo, string(d)}, func(ctx context.Context) (m Manifest, err error) {
+		err = s.db.QueryRow(ctx, `
+			SELECT `+placeColumns+`, m.digest, m.media_type, m.size_bytes, coalesce(c.checked_at, 0), m.id, m.last_pull_at
+			  FROM repos r JOIN projects p ON p.id = r.project_id
+			  JOIN manifests m ON m.repo_id = r.id
+			  LEFT JOIN ref_checks c ON c.repo_id = r.id AND c.digest = m.digest
+			 WHERE r.name = $1 AND m.digest = $2`, repo, d).
+			Scan(m.dest(&m.Digest, &m.MediaType, &m.SizeBytes, micros{&m.CheckedAt}, &m.ID, micros{&m.LastPullAt})...)
+		return m, err
+	})
 }
 
 // NewManifest is a manifest to store.

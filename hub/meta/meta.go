@@ -53,6 +53,10 @@ type Store struct {
 	replica replica
 	holds   holds
 	gc      GC
+
+	// The look-ups of the pull path.
+	manifests herd[lookupKey, Manifest]
+	grants    herd[lookupKey, GrantedBlob]
 }
 
 // Open opens the database and checks that this release can use it; it does

@@ -94,8 +94,19 @@ func sqliteURI(path string, pragmas ...string) string {
 	return u.String()
 }
 
+const (
+	// writerCache is 16 MiB of pages: what a step of garbage collection looks at,
+	// spread over the indexes of a large registry, and then changes. SQLite's own
+	// 2 MiB would have it read most of that several times over.
+	writerCache = "cache_size(-16384)"
+	// writerLog is 16 MiB of pages that are written to the log before they go to
+	// the file. The longer the log, the more often a page has changed again by
+	// then, and is written there once.
+	writerLog = "wal_autocheckpoint(4000)"
+)
+
 func openSQLite(ctx context.Context, path string) (*sqliteDB, error) {
-	writer, err := sql.Open("sqlite", sqliteURI(path, "journal_mode(WAL)"))
+	writer, err := sql.Open("sqlite", sqliteURI(path, "journal_mode(WAL)", writerCache, writerLog))
 	if err != nil {
 		return nil, err
 	}

@@ -185,8 +185,8 @@ func TestLeaderUnreachable(t *testing.T) {
 	c.half(leading)
 	following := c.get(t.Context(), two.srv.URL, repoA)
 	c.half(following)
+	must(t, one.srv.Listener.Close()) // before the connections: else one of them may come back
 	one.srv.CloseClientConnections()
-	must(t, one.srv.Listener.Close())
 	c.rest(following)
 	if !two.blobs.peers.shuns(one.rows.ReplicaID()) {
 		t.Error("the next blob will wait for it as long")

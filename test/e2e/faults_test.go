@@ -206,7 +206,7 @@ func TestPostgresFails(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := rig.StartStores(t, rig.StoresOptions{Follower: tt.follow})
 			p := onThese(t, s, 2, nil)
-			c := &pusher{base: p.url}
+			c := &pusher{base: p.url, anew: true}
 			acked := pushAll(t, c, "before", 10)
 			acked = append(acked, pushAll(t, c, "amid", 80, func(total int64) {
 				<-c.after(total/5 + rand.Int64N(total/2))

@@ -32,6 +32,9 @@ type pusher struct {
 
 	bytes atomic.Int64 // of the bodies sent
 	alarm atomic.Pointer[alarm]
+
+	// anew: an upload of which nothing was acknowledged may be gone, and is begun anew. A crash of the database undoes it.
+	anew bool
 }
 
 // alarm rings, by closing done, when so many bytes were sent.
@@ -213,6 +216,11 @@ func (p *pusher) pushBlob(ctx context.Context, repo string, body []byte, size in
 			err = errGone
 		default:
 			err = errors.New(a.String())
+		}
+		if errors.Is(err, errGone) && p.anew && u.acked == 0 {
+			if err = u.start(ctx); err == nil {
+				continue
+			}
 		}
 		if errors.Is(err, errGone) && u.ended {
 			// It may have ended well, and only its answer was lost.

@@ -14,21 +14,34 @@ import (
 	"testing"
 )
 
-// Postgres is a running PostgreSQL server with the superuser bw, who needs no password. It does not sync its files: it
-// loses nothing when it is killed, as long as the machine stays up.
+// Postgres is a running PostgreSQL server with the superuser bw, who needs no password. Unless it was asked to, it does
+// not sync its files: it loses nothing when it is killed, as long as the machine stays up.
 type Postgres struct {
 	*Proc
 	Host string // 127.0.0.1:PORT
 
-	bin  string // folder of its programs
-	dir  string
-	user *syscall.Credential
+	bin    string // folder of its programs
+	dir    string
+	synced bool
+	user   *syscall.Credential
 }
 
 // StartPostgres starts an empty server.
 func StartPostgres(t testing.TB) *Postgres {
 	t.Helper()
+	return startPostgres(t, false)
+}
+
+// StartSyncedPostgres starts one that survives the machine's end, as it is run for good: to measure with.
+func StartSyncedPostgres(t testing.TB) *Postgres {
+	t.Helper()
+	return startPostgres(t, true)
+}
+
+func startPostgres(t testing.TB, synced bool) *Postgres {
+	t.Helper()
 	p := newPostgres(t)
+	p.synced = synced
 	p.command("initdb", "-D", p.dir, "-U", "bw", "--auth=trust", "-E", "UTF8", "--no-locale", "--no-sync")
 	p.serve()
 	return p
@@ -83,10 +96,14 @@ func newPostgres(t testing.TB) *Postgres {
 func (p *Postgres) serve() {
 	p.t.Helper()
 	_, port, _ := net.SplitHostPort(p.Host)
-	p.Proc = runAs(p.t, p.user, "postgres", []string{
+	argv := []string{
 		filepath.Join(p.bin, "postgres"), "-D", p.dir, "-c", "listen_addresses=127.0.0.1", "-c", "port=" + port, "-c", "unix_socket_directories=",
-		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "shared_buffers=64MB",
-	})
+		"-c", "max_connections=200",
+	}
+	if !p.synced {
+		argv = append(argv, "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "shared_buffers=64MB")
+	}
+	p.Proc = runAs(p.t, p.user, "postgres", argv)
 	p.WaitReady()
 }
 

@@ -24,13 +24,14 @@ type Stores struct {
 // StoresOptions say how the stores are set up.
 type StoresOptions struct {
 	Follower bool   // a second Postgres that follows the first
+	Synced   bool   // Postgres syncs its files, see [StartSyncedPostgres]
 	S3Dir    string // where S3 keeps its files; a new folder when empty
 }
 
 // StartStores starts Postgres and S3.
 func StartStores(t testing.TB, o StoresOptions) *Stores {
 	t.Helper()
-	s := &Stores{Postgres: StartPostgres(t), S3: StartS3(t, o.S3Dir), Database: "hub"}
+	s := &Stores{Postgres: startPostgres(t, o.Synced), S3: StartS3(t, o.S3Dir), Database: "hub"}
 	var followers []*Postgres
 	if o.Follower {
 		s.Follower = s.Postgres.Standby()
