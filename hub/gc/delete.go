@@ -17,38 +17,34 @@ const (
 	lastBackoff  = time.Hour
 )
 
-// delete removes the bytes of doomed blobs, and then their rows: whatever ends
-// it between, the rows still know of the bytes. What cannot be deleted now is
-// left for later.
-func (g *GC) delete(ctx context.Context, p *Pass) error {
-	if g.rows.Now().Before(g.deleteAfter) {
-		return nil
+// delete removes the bytes of some doomed blobs, and then their rows: whatever
+// ends it between, the rows still know of the bytes. What cannot be deleted now
+// is left for later. more says that there is likely to be more.
+func (g *GC) delete(ctx context.Context, p *Pass) (more bool, err error) {
+	claimed, err := g.rows.ClaimDoomed(ctx, deleteBatch, g.rows.Now().Add(max(claimFor, g.backoff)))
+	if err != nil || len(claimed) == 0 {
+		return false, err
 	}
-	before := p.Deleted
-	err := g.batches(ctx, func() (bool, error) {
-		claimed, err := g.rows.ClaimDoomed(ctx, deleteBatch, g.rows.Now().Add(max(claimFor, g.backoff)))
-		if err != nil || len(claimed) == 0 {
-			return false, err
-		}
-		gone, failed := g.deleteObjects(ctx, claimed)
-		if err := g.rows.DropBlobs(ctx, gone...); err != nil {
-			return false, errors.Join(failed, err)
-		}
-		for _, b := range gone {
-			p.Deleted++
-			p.DeletedBytes += b.SizeBytes
-		}
-		return len(claimed) == deleteBatch, failed
-	})
-	if err == nil || ctx.Err() != nil {
-		if p.Deleted > before {
-			g.backoff = 0
-		}
-		return err
+	gone, failed := g.deleteObjects(ctx, claimed)
+	if err := g.rows.DropBlobs(ctx, gone...); err != nil {
+		return false, errors.Join(failed, err)
 	}
-	g.backoff = min(max(2*g.backoff, firstBackoff), lastBackoff)
-	g.deleteAfter = g.rows.Now().Add(g.backoff)
-	return err
+	for _, b := range gone {
+		p.Deleted++
+		p.DeletedBytes += b.SizeBytes
+	}
+	return len(claimed) == deleteBatch, failed
+}
+
+// deleted says how deleting went: what failed is left alone for a while.
+func (g *GC) deleted(err error, some bool) {
+	switch {
+	case err != nil:
+		g.backoff = min(max(2*g.backoff, firstBackoff), lastBackoff)
+		g.deleteAfter = g.rows.Now().Add(g.backoff)
+	case some:
+		g.backoff = 0
+	}
 }
 
 // deleteObjects says whose bytes are gone. When not all can be deleted in one

@@ -106,6 +106,8 @@ type Pass struct {
 	Verified                      int64 // blobs that would have been forgotten: a fault
 	Orphans, OrphanBytes          int64 // objects deleted that no row spoke of
 	Err                           error // why it could not do all
+
+	more bool // it ended before all was done
 }
 
 func (p *Pass) did() bool {
@@ -143,7 +145,8 @@ func (g *GC) Run(ctx context.Context) error {
 	if err := g.hasten(ctx); err != nil && ctx.Err() == nil {
 		g.o.Log.Error("reviews are not brought forward", "err", err)
 	}
-	for tick := time.NewTimer(0); ; tick.Reset(g.o.Every) {
+	tick := time.NewTimer(0)
+	for {
 		whole := false
 		select {
 		case <-ctx.Done():
@@ -151,15 +154,25 @@ func (g *GC) Run(ctx context.Context) error {
 		case whole = <-g.woken:
 		case <-tick.C:
 		}
-		if p := g.Once(ctx, whole); p.Err != nil && ctx.Err() == nil {
+		p := g.once(ctx, whole, g.o.Every)
+		if p.Err != nil && ctx.Err() == nil {
 			g.o.Log.Error("garbage is not collected", "err", p.Err)
+		}
+		if p.more {
+			tick.Reset(0)
+		} else {
+			tick.Reset(g.o.Every)
 		}
 	}
 }
 
 // Once makes a pass, after one under way. whole has it do as well what is done
 // once a day, even if it was done today.
-func (g *GC) Once(ctx context.Context, whole bool) Pass {
+func (g *GC) Once(ctx context.Context, whole bool) Pass { return g.once(ctx, whole, 0) }
+
+// once is Once that goes on to the next pass when one takes longer than limit;
+// 0 is for as long as there is something to do.
+func (g *GC) once(ctx context.Context, whole bool, limit time.Duration) Pass {
 	select {
 	case g.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -168,7 +181,7 @@ func (g *GC) Once(ctx context.Context, whole bool) Pass {
 	defer func() { <-g.turn }()
 	g.set(func() { g.running = true })
 	p := Pass{StartedAt: g.rows.Now()}
-	p.Err = g.pass(ctx, &p, whole)
+	p.Err = g.pass(ctx, &p, whole, limit)
 	p.EndedAt = g.rows.Now()
 	g.set(func() { g.running, g.last = false, p })
 	g.metrics.pass(p)
@@ -187,7 +200,7 @@ func (g *GC) set(fn func()) {
 
 // pass does one thing after the other: what one finds, the next may remove. An
 // error at one does not keep it from the others.
-func (g *GC) pass(ctx context.Context, p *Pass, whole bool) error {
+func (g *GC) pass(ctx context.Context, p *Pass, whole bool, limit time.Duration) error {
 	var errs []error
 	for _, do := range []struct {
 		what string
@@ -195,8 +208,7 @@ func (g *GC) pass(ctx context.Context, p *Pass, whole bool) error {
 	}{
 		{"purge trash", g.purge},
 		{"whole pass", func(ctx context.Context, p *Pass) error { return g.daily(ctx, p, whole) }},
-		{"review blobs", g.review},
-		{"delete blobs", g.delete},
+		{"sweep blobs", func(ctx context.Context, p *Pass) error { return g.sweep(ctx, p, limit) }},
 	} {
 		if err := do.fn(ctx, p); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", do.what, err))
@@ -230,13 +242,37 @@ func (g *GC) purge(ctx context.Context, p *Pass) error {
 	})
 }
 
-func (g *GC) review(ctx context.Context, p *Pass) error {
-	return g.batches(ctx, func() (bool, error) {
-		r, err := g.rows.ReviewBlobs(ctx, reviewBatch)
-		p.Quarantined += int64(r.Quarantined)
-		p.QuarantinedBytes += r.QuarantinedBytes
-		return r.Blobs == reviewBatch, err
+// sweep reviews what is due and deletes what is doomed, in turn: pushes may make
+// more of the one all the time.
+func (g *GC) sweep(ctx context.Context, p *Pass, limit time.Duration) error {
+	began := time.Now()
+	var reviewing, deleting error
+	deletes := !g.rows.Now().Before(g.deleteAfter)
+	before := p.Deleted
+	err := g.batches(ctx, func() (more bool, err error) {
+		if reviewing == nil {
+			more, reviewing = g.review(ctx, p)
+		}
+		if deletes && deleting == nil {
+			var again bool
+			again, deleting = g.delete(ctx, p)
+			more = more || again
+		}
+		p.more = more && limit > 0 && time.Since(began) > limit
+		return more && !p.more, nil
 	})
+	if deletes && ctx.Err() == nil {
+		g.deleted(deleting, p.Deleted > before)
+	}
+	return errors.Join(err, reviewing, deleting)
+}
+
+// review says whether there is likely to be more.
+func (g *GC) review(ctx context.Context, p *Pass) (more bool, err error) {
+	r, err := g.rows.ReviewBlobs(ctx, reviewBatch)
+	p.Quarantined += int64(r.Quarantined)
+	p.QuarantinedBytes += r.QuarantinedBytes
+	return r.Blobs == reviewBatch, err
 }
 
 // batches calls fn until it has no more to do, and rests between: for so much

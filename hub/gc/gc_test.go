@@ -384,3 +384,31 @@ func TestShare(t *testing.T) {
 		}
 	})
 }
+
+// Pushes may make blobs due for a review faster than they are reviewed. What is
+// doomed is deleted all the same, and a pass ends.
+func TestSweepTakesTurns(t *testing.T) {
+	h := newHub(t, Options{})
+	const lonely = 2*deleteBatch + 1
+	for i := range lonely {
+		h.put("team/app", fmt.Sprint("lonely", i))
+	}
+	h.c.pass(day)
+	h.once(false)
+	for i := range 3 * reviewBatch {
+		h.put("team/app", fmt.Sprint("young", i))
+	}
+	h.c.pass(day)
+	deleted, passes := 0, 0
+	for more := true; more; passes++ {
+		p := h.GC.once(t.Context(), false, time.Nanosecond)
+		must(t, p.Err)
+		if passes == 0 && (p.Deleted == 0 || !p.more) {
+			t.Errorf("the first of many steps: %+v; want something deleted, and more to do", p)
+		}
+		deleted, more = deleted+int(p.Deleted), p.more
+	}
+	if deleted != lonely || passes < 5 {
+		t.Errorf("%d blobs deleted in %d passes, want %d in at least 5", deleted, passes, lonely)
+	}
+}

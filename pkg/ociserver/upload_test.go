@@ -165,6 +165,23 @@ func TestEarlyAnswer(t *testing.T) {
 	}
 }
 
+// Whoever sends all of a body before it reads the answer, as proxies do, is not
+// cut off in the midst of it.
+func TestRefusedBodyIsRead(t *testing.T) {
+	srv := serve(t, refusing{}, ociserver.Options{})
+	big := make([]byte, 16<<20)
+	conn := dial(t, srv)
+	for range 2 { // on one connection
+		fmt.Fprintf(conn, "PATCH /v2/app/blobs/uploads/1 HTTP/1.1\r\nHost: hub\r\nContent-Length: %d\r\n\r\n", len(big))
+		if _, err := conn.Write(big); err != nil {
+			t.Fatalf("while sending the body: %v", err)
+		}
+		if status, body := readAnswer(t, conn); status != 403 || code(body) != "DENIED" {
+			t.Fatalf("%d %s, want the refusal", status, body)
+		}
+	}
+}
+
 // A body that breaks is the client's fault, not a 500 of ours.
 func TestBrokenBody(t *testing.T) {
 	reg := ocitest.NewMemory()
