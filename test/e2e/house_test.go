@@ -214,7 +214,7 @@ func (a answer) whole() bool { return a.status == http.StatusOK && a.err == nil 
 // arch is what images have to be of to run here.
 const arch = runtime.GOARCH
 
-var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}}
+var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true, ExpectContinueTimeout: time.Minute}}
 
 // ask sends a request with headers given as pairs, and reads the answer whole.
 func ask(t *testing.T, method, url string, header ...string) answer {

@@ -149,11 +149,11 @@ func TestUploadGoesOnElsewhere(t *testing.T) {
 		u.location = path(t, u.location)
 	}
 
-	// Replica 0 gets half of a chunk, and no more.
+	// Replica 0 gets half of a chunk, and no more. It asks for it once the upload is its own.
 	pr, pw := io.Pipe()
 	defer pw.Close()
 	stalled := async(func() error {
-		a := (&pusher{base: at(0)}).stream(ctx, "PATCH", u.location, pr, 8<<20, "Content-Range", fmt.Sprintf("%d-%d", u.acked, u.acked+8<<20-1))
+		a := (&pusher{base: at(0)}).stream(ctx, "PATCH", u.location, pr, 8<<20, "Content-Range", fmt.Sprintf("%d-%d", u.acked, u.acked+8<<20-1), "Expect", "100-continue")
 		return fmt.Errorf("%v", a)
 	})
 	if _, err := pw.Write(body[u.acked : u.acked+4<<20]); err != nil {
@@ -166,6 +166,7 @@ func TestUploadGoesOnElsewhere(t *testing.T) {
 	}
 	acked := u.acked
 	p.hubs[0].Kill9()
+	pw.Close() // which the client waits for
 	start := time.Now()
 	t.Logf("the chunk that stood still: %v", <-stalled)
 	for {
