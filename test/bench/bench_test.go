@@ -29,6 +29,7 @@ func TestBench(t *testing.T) {
 		{"stored", stored},
 		{"token", tokens},
 		{"gc", collection},
+		{"curve", curve},
 		{"memory", memory},
 		{"start", start},
 	} {

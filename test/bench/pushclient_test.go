@@ -103,12 +103,6 @@ func (x target) image(ctx context.Context, repo, tag string, content []byte) ([]
 	return body, err
 }
 
-// delete deletes a manifest or a blob.
-func (x target) delete(ctx context.Context, path string) error {
-	_, err := x.do(ctx, http.MethodDelete, x.url+"/v2/"+path, nil, 0, nil, http.StatusAccepted)
-	return err
-}
-
 // basic is the Authorization of the hub's admin.
 func basic(user, password string) string {
 	req := &http.Request{Header: http.Header{}}

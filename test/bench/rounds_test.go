@@ -124,3 +124,9 @@ func cpuOf(t *testing.T, procs []*rig.Proc) (sum time.Duration) {
 	}
 	return sum
 }
+
+// middle is between what the middle half of some values lies.
+func middle(v []float64) string {
+	s := slices.Sorted(slices.Values(v))
+	return fmt.Sprintf("%.2f … %.2f", s[len(s)/4], s[(len(s)*3)/4])
+}

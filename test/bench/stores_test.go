@@ -43,10 +43,11 @@ func onDisk(t *testing.T, keys rig.Keys) pair {
 	return pair{what: "disk", hub: rig.StartHub(t, rig.HubOptions{Keys: quiet(keys)}), distribution: distribution(t)}
 }
 
-// onS3 is the hub with Postgres, and distribution, both on the same S3 server, each with a bucket of its own.
+// onS3 is the hub with Postgres, which syncs its files, and distribution, both on the same S3 server and in its one
+// bucket, distribution below a folder of its own.
 func onS3(t *testing.T, keys rig.Keys) pair {
 	t.Helper()
-	s := rig.StartStores(t, rig.StoresOptions{})
+	s := rig.StartStores(t, rig.StoresOptions{Synced: true})
 	all := s.Keys()
 	all["storage.s3.endpoint"] = s.S3.URL // and not by way of the proxy that fails on purpose
 	delete(all, "storage.s3.partSize")
