@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -104,3 +105,27 @@ type (
 	writerOnly struct{ io.Writer } // hides ReadFrom, which would come back here
 	readerOnly struct{ io.Reader } // hides WriteTo, likewise
 )
+
+const (
+	// maxDrain is how much of a body is read that nobody wants. A part of S3's is
+	// no longer.
+	maxDrain = 32 << 20
+	// drainFor is how long.
+	drainFor = 5 * time.Second
+)
+
+// drain reads what is left of a refused body, where that is little: who is cut
+// off in the midst of sending, a proxy above all, does not read the answer. A
+// client that waits to be asked for its body (RFC 9110, "100-continue") is not.
+func drain(w *response, r *http.Request) {
+	if r.ContentLength == 0 || r.ContentLength > maxDrain || strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+		return
+	}
+	control := http.NewResponseController(w.ResponseWriter)
+	if control.SetReadDeadline(time.Now().Add(drainFor)) != nil {
+		return
+	}
+	if _, err := io.CopyN(io.Discard, r.Body, maxDrain); errors.Is(err, io.EOF) {
+		_ = control.SetReadDeadline(time.Time{})
+	}
+}

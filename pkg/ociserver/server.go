@@ -162,7 +162,10 @@ func (s *Server) answer(x *exchange) (err error) {
 		}
 		x.r = x.r.WithContext(ctx)
 	}
-	return handle(s, &x.w, x.r, *q)
+	if err = handle(s, &x.w, x.r, *q); err != nil {
+		drain(&x.w, x.r)
+	}
+	return err
 }
 
 func (s *Server) name(ns, repo string) (string, error) {

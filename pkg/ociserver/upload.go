@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
@@ -161,32 +160,7 @@ func (s *Server) chunkRefused(w *response, r *http.Request, q Request, err error
 			s.uploadHeaders(w, r, q, u)
 		}
 	}
-	drain(w, r)
 	return err
-}
-
-const (
-	// maxDrain is how much of a body is read that nobody wants. A part of S3's is
-	// no longer.
-	maxDrain = 32 << 20
-	// drainFor is how long.
-	drainFor = 5 * time.Second
-)
-
-// drain reads what is left of a refused body, where that is little: who is cut
-// off in the midst of sending, a proxy above all, does not read the answer. A
-// client that waits to be asked for its body (RFC 9110, "100-continue") is not.
-func drain(w *response, r *http.Request) {
-	if r.ContentLength > maxDrain || strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
-		return
-	}
-	control := http.NewResponseController(w.ResponseWriter)
-	if control.SetReadDeadline(time.Now().Add(drainFor)) != nil {
-		return
-	}
-	if _, err := io.CopyN(io.Discard, r.Body, maxDrain); errors.Is(err, io.EOF) {
-		_ = control.SetReadDeadline(time.Time{})
-	}
 }
 
 // uploadHeaders says where an upload goes on. Its Range counts from the first
