@@ -41,6 +41,9 @@ func newTrash(t *testing.T) (*hubapi.Client, *meta.Store) {
 	ended := make(chan error)
 	go func() { ended <- g.Run(ctx) }()
 	t.Cleanup(func() { cancel(); must(t, <-ended) })
+	for g.State().Last.EndedAt.IsZero() { // the pass that Run begins with: it would not wait for an image that is being pushed
+		time.Sleep(time.Millisecond)
+	}
 	srv := httptest.NewServer(New(Options{
 		Version: "test", Rows: rows, GC: g, Log: slog.New(slog.DiscardHandler),
 		Authenticate: func(*http.Request) (oci.Caller, error) { return oci.Caller{Name: "ann", Admin: true}, nil },
