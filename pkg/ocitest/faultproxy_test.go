@@ -361,6 +361,9 @@ func TestWaitSaysWhatCame(t *testing.T) {
 	if _, _, err := p.get(t, http.MethodGet, "/v2/", nil); err != nil {
 		t.Fatal(err)
 	}
+	if err := p.Idle(t.Context()); err != nil { // the answer may be here before it is noted
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	err := p.Wait(ctx, 1, "HEAD", "/blobs/")
