@@ -682,6 +682,19 @@ var situations = []situation{
 			return err
 		}}, putIn(repoA, "v2"), gcDoes(w)}
 	}},
+	{"a repository's deletion, another image pushed to it and tagged again", noGC, named, func(w *world) []does {
+		other := func(tag string) does {
+			return does{"put other " + tag, func(ctx context.Context, w *world) error {
+				m := parsed(w.t, image(repoB, "other", layer))
+				m.Repo, m.Tag = repoA, tag
+				return w.s.PutManifest(ctx, m)
+			}}
+		}
+		return []does{{"delete repo", func(ctx context.Context, w *world) error {
+			_, _, _, err := w.s.DeleteRepo(ctx, repoA, "x", false)
+			return err
+		}}, other("v2"), other("v3")}
+	}},
 	{"a restoration and collection", noGC, binned, func(w *world) []does { return []does{restoreDoes(w, false), gcDoes(w)} }},
 	{"a restoration and a purge", noGC, binned, func(w *world) []does {
 		return []does{restoreDoes(w, false), {"purge", func(ctx context.Context, w *world) error {

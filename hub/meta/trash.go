@@ -486,8 +486,6 @@ func (x *deletion) everything(ctx context.Context, try bool) (manifests, tags in
 	if try {
 		return manifests, tags, nil
 	}
-	// What is pushed at this moment is not locked: it is not in the copy and so
-	// stays.
 	rs, err := x.q.Query(ctx, `SELECT id FROM manifests WHERE repo_id = $1 ORDER BY id {for update}`, x.repo)
 	if _, err = collect(rs, err, scanID); err != nil {
 		return 0, 0, err
@@ -498,6 +496,14 @@ func (x *deletion) everything(ctx context.Context, try bool) (manifests, tags in
 		       CAST($4 AS TEXT), CAST($5 AS BIGINT)
 		  FROM manifests m WHERE m.repo_id = $1 ORDER BY m.id`, x.repo, x.op, x.cause, x.by, x.s.nowMicros())
 	if err != nil {
+		return 0, 0, err
+	}
+	// What was pushed meanwhile may be in the copy. Then it goes too, and nobody
+	// is to tag it any more; the rest stays.
+	rs, err = x.q.Query(ctx, `
+		SELECT m.id FROM trash t JOIN manifests m ON m.repo_id = t.repo_id AND m.digest = t.digest
+		 WHERE t.op = $1 AND t.kind = 'manifest' ORDER BY m.id {for update of m}`, x.op)
+	if _, err = collect(rs, err, scanID); err != nil {
 		return 0, 0, err
 	}
 	_, err = x.q.Exec(ctx, `
@@ -741,6 +747,14 @@ func (x *restoration) tag(ctx context.Context, t trashRow) error {
 		return &MissingError{Missing: missing}
 	}
 	if !x.force {
+		return x.claim(ctx, t)
+	}
+	return x.s.putTag(ctx, x.q, x.repoID, Tag{Name: t.name, Digest: t.digest, MediaType: t.mediaType, SizeBytes: t.sizeBytes})
+}
+
+// claim gives the tag of a trash row back, unless it points elsewhere by now.
+func (x *restoration) claim(ctx context.Context, t trashRow) error {
+	for {
 		// Given a row first, the tag cannot be pointed elsewhere after it was looked at.
 		_, err := x.q.Exec(ctx, `
 			INSERT INTO tags (repo_id, name, digest, media_type, size_bytes, updated_at, checked_at)
@@ -751,15 +765,14 @@ func (x *restoration) tag(ctx context.Context, t trashRow) error {
 		}
 		var by oci.Digest
 		err = x.q.QueryRow(ctx, `SELECT digest FROM tags WHERE repo_id = $1 AND name = $2 {for update}`, x.repoID, t.name).Scan(&by)
-		if isNoRow(err) {
-			return fmt.Errorf("tag %s was deleted while it was restored", t.name)
-		}
-		if err == nil && by != t.digest {
-			err = &TakenError{Tag: t.name, By: by}
+		switch {
+		case isNoRow(err): // the row that was in the way has just been deleted
+			continue
+		case err == nil && by != t.digest:
+			return &TakenError{Tag: t.name, By: by}
 		}
 		return err
 	}
-	return x.s.putTag(ctx, x.q, x.repoID, Tag{Name: t.name, Digest: t.digest, MediaType: t.mediaType, SizeBytes: t.sizeBytes})
 }
 
 // ExpireTrash ends the time of a deletion: it can be restored no longer, and
