@@ -79,7 +79,12 @@ func (l *long) Read(p []byte) (int, error) {
 // was; the hub's memory does not know its size.
 func TestLargeBlob(t *testing.T) {
 	size := int64(setting(t, "BREAKWATER_E2E_BLOB_MB", 600)) * 1e6
-	on(t, nil, func(t *testing.T, p *place) {
+	keys, bound := rig.Keys{}, int64(memoryBound)
+	if size > 1e9 { // versitygw keeps the list of parts in an attribute of a file, where ext4 has room for some hundred
+		keys["storage.s3.partSize"] = "16MiB"
+		bound += 8 * 16 * mib // between chunks that fill no part the rest of one is in the row, and on its way there and back in memory
+	}
+	on(t, keys, func(t *testing.T, p *place) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
 		c := &pusher{base: p.url}
@@ -126,8 +131,8 @@ func TestLargeBlob(t *testing.T) {
 				if err != nil || n != size {
 					t.Errorf("it comes back as %d bytes, %v; want %d", n, err, size)
 				}
-				if peak > memoryBound {
-					t.Errorf("a hub took %d bytes of memory, want %d at most", peak, memoryBound)
+				if peak > bound {
+					t.Errorf("a hub took %d bytes of memory, want %d at most", peak, bound)
 				}
 				if a := c.do(ctx, "DELETE", "/v2/large/blob/blobs/"+digestOf(sum), nil); a.status != http.StatusAccepted {
 					t.Errorf("DELETE of the blob is %v", a)
