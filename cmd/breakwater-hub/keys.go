@@ -11,12 +11,11 @@ import (
 func keysCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "keys", Short: "Edit a file of keys (encryptionKeyFile)",
-		Long: `Edit a file of keys (encryptionKeyFile). The first key signs tokens and seals secrets; all verify
-and open. A running hub sees a change within seconds, and all replicas need the same file.
+		Long: `Edit a file of keys (encryptionKeyFile). The first key signs; all verify. A running hub
+sees a change within seconds, and all replicas need the same file.
 
 To rotate: add a key, give the file to all replicas, promote the key, give the file again. Remove
-the old key when nothing sealed with it is left and its tokens are over (30 days for logins that a
-client keeps).`,
+the old key when its tokens are over (30 days for logins that a client keeps).`,
 		Example: `  breakwater-hub keys ls keys.pem
   breakwater-hub keys add keys.pem
   breakwater-hub keys promote keys.pem 1c0de45f0b6a9d27
@@ -71,7 +70,7 @@ func keysRemove() *cobra.Command {
 	var dryRun bool
 	c := &cobra.Command{
 		Use: "rm FILE KEY", Short: "Remove a key, but never the only one", Args: cobra.ExactArgs(2),
-		Long: "Remove a key, but never the only one. What it signed is refused from then on, and what it sealed cannot be opened.",
+		Long: "Remove a key, but never the only one. What it signed is refused from then on.",
 		RunE: func(c *cobra.Command, args []string) error {
 			if !dryRun {
 				return identity.RemoveKey(args[0], args[1])

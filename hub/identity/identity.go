@@ -1,6 +1,6 @@
 // Package identity says who is asking: people by name and password, robots by
 // secret, and the short tokens that Docker's token authentication hands out for
-// them. It keeps both, and the keys that sign and seal.
+// them. It keeps both, and the keys that sign.
 //
 // What a caller may do is for hub/rbac and hub/gate. Passwords are kept as
 // argon2id hashes; tokens are signed by a key of this hub and verified without
@@ -26,9 +26,9 @@ const Service = "breakwater"
 
 // Options are what an [Identity] can be told.
 type Options struct {
-	// KeyFile holds the keys that tokens are signed with and secrets are sealed
-	// with, Ed25519 in PKCS #8, PEM: the first signs, all verify. It is made when
-	// it is not there, and read again when it changes.
+	// KeyFile holds the keys that tokens are signed with, Ed25519 in PKCS #8, PEM:
+	// the first signs, all verify. It is made when it is not there, and read again
+	// when it changes.
 	KeyFile string
 	// Changed is called when users or robots were changed here, for the other
 	// replicas to [Identity.Forget]; nil is for a hub that is alone.

@@ -19,7 +19,7 @@ import (
 
 // key is one key of a key file.
 type key struct {
-	id      string // a digest of the public half, as tokens and seals name it
+	id      string // a digest of the public half, as tokens name it
 	private ed25519.PrivateKey
 	public  ed25519.PublicKey
 }
@@ -125,7 +125,7 @@ func PromoteKey(path, id string) error {
 	})
 }
 
-// RemoveKey takes a key out: what it signed or sealed is worth nothing then.
+// RemoveKey takes a key out: what it signed is worth nothing then.
 // The only one stays.
 func RemoveKey(path, id string) error {
 	return editKeys(path, func(all []key) ([]key, error) { return without(all, id) })

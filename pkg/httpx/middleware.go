@@ -1,7 +1,6 @@
 package httpx
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,7 +35,6 @@ func (m Middleware) Wrap(h http.Handler) http.Handler {
 		rec := newRecord(w, r)
 		id := requestID(r)
 		rec.Header().Set(requestIDHeader, id)
-		r = r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id))
 		defer func() {
 			// First the panic, then the line about what came of it, and that
 			// also when the panic goes on from here.

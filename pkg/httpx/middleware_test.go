@@ -54,10 +54,8 @@ func TestAccessLog(t *testing.T) {
 	r.Header.Set("X-Request-Id", "abc-123")
 	r.Header.Set("X-Forwarded-For", "192.0.2.7")
 	r.RemoteAddr = "10.0.0.1:4711"
-	var inHandler string
 	m := Middleware{Forwarded: NewForwarded([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")})}
 	w, lines, _ := through(t, m, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		inHandler = RequestID(r.Context())
 		io.WriteString(w, "hello")
 	}), r)
 
@@ -73,8 +71,8 @@ func TestAccessLog(t *testing.T) {
 	if diff := cmp.Diff(want, lines[0]); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	if w.Header().Get("X-Request-Id") != "abc-123" || inHandler != "abc-123" {
-		t.Errorf("the id is %q in the answer and %q in the handler", w.Header().Get("X-Request-Id"), inHandler)
+	if id := w.Header().Get("X-Request-Id"); id != "abc-123" {
+		t.Errorf("the id is %q in the answer", id)
 	}
 }
 
@@ -89,9 +87,6 @@ func TestRequestID(t *testing.T) {
 		if (got == id) != taken || !taken && (len(got) < 20 || got == requestID(r)) {
 			t.Errorf("the client's id %q becomes %q", id, got)
 		}
-	}
-	if id := RequestID(t.Context()); id != "" {
-		t.Errorf("outside of a request the id is %q", id)
 	}
 }
 

@@ -1,7 +1,6 @@
 package httpx
 
 import (
-	"context"
 	"crypto/rand"
 	"net/http"
 	"strings"
@@ -11,15 +10,6 @@ const (
 	requestIDHeader   = "X-Request-Id"
 	maxRequestIDBytes = 64
 )
-
-type requestIDKey struct{}
-
-// RequestID is the id of the request that ctx belongs to, "" outside of
-// [Middleware.Wrap]. Send it on as X-Request-Id so that logs can be joined.
-func RequestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestIDKey{}).(string)
-	return id
-}
 
 // requestID takes the client's id when it is one that a log and a header can
 // hold, else makes one.
