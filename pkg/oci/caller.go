@@ -14,8 +14,15 @@ type Caller struct {
 	// Scopes narrow what the caller's token may do; nil means not narrowed. One
 	// without actions was asked for, and nothing of it was given.
 	Scopes []Scope
-	// Node names the node agent that asks on behalf of its node, "" for others.
+	// Node names the node agent that asks on behalf of its node, "" for others. It
+	// is the agent's own word: for people to read, and nothing is decided by it.
 	Node string
+	// Agent says that a node agent asks, by its own word too: it is told more of a
+	// refusal, for its log.
+	Agent bool
+	// Runtime says that a container runtime asks: what it gets, it runs. It is
+	// its own word, and so takes rights away but never gives one.
+	Runtime bool
 	// Addr is where the request came from, as far as trusted proxies say; the
 	// zero Addr when it is not known.
 	Addr netip.Addr

@@ -40,7 +40,8 @@ func IsIndexType(mediaType string) bool {
 type Links struct {
 	MediaType    string       // as the body says, else as it was sent
 	ArtifactType string       // of the manifest, or its config's media type
-	Blobs        []Descriptor // config first, then layers; foreign layers (with URLs) left out
+	Blobs        []Descriptor // config first, then layers; foreign layers left out
+	Foreign      []Descriptor // layers with URLs, from which they are fetched instead
 	Children     []Descriptor // an index's manifests
 	Subject      *Descriptor
 	Annotations  map[string]string
@@ -92,6 +93,8 @@ func ParseManifest(sentType string, body []byte) (Links, error) {
 		for _, d := range m.Layers {
 			if len(d.URLs) == 0 {
 				l.Blobs = append(l.Blobs, d)
+			} else {
+				l.Foreign = append(l.Foreign, d)
 			}
 		}
 		if l.ArtifactType == "" {

@@ -110,6 +110,9 @@ type Answer struct {
 	Age, MaxAge, StaleIfError time.Duration
 	// Stale: the authority was asked and could not answer.
 	Stale bool
+	// Policy is the id of the decision by which a policy in audit mode would
+	// have refused this, "" for none.
+	Policy string
 }
 
 // Manifest is a manifest: MediaType, Digest, Size and, except from

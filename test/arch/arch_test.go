@@ -16,11 +16,14 @@ const module = "github.com/breakwater-oci/breakwater/"
 // none yet. A package that is missing here fails the test: its place in the
 // house is decided before it is built.
 var may = map[string][]string{
-	"cmd/breakwater":      {"hub", "nodeagent", "hosts", "policy", "pkg/*"},
-	"cmd/breakwater-hub":  {"hub", "hub/identity", "pkg/config", "pkg/telemetry", "pkg/version"},
-	"cmd/breakwater-node": {"nodeagent", "hosts", "pkg/config", "pkg/telemetry", "pkg/version"},
+	"cmd/breakwater":          {"hub", "nodeagent", "hosts", "policy", "policy/verify", "pkg/*"},
+	"cmd/breakwater-hub":      {"hub", "hub/identity", "pkg/cli", "pkg/config", "pkg/telemetry", "pkg/version"},
+	"cmd/breakwater-verifier": {},
+	"cmd/breakwater-scan":     {"hub/scan/analyze", "hub/scan/scanproto", "pkg/version"},
+	"cmd/breakwater-node":     {"nodeagent", "hosts", "pkg/cli", "pkg/config", "pkg/telemetry", "pkg/version"},
 
-	"hub":          {"hub/*", "policy", "pkg/*"},
+	"hub":          {"hub/*", "policy", "policy/verify", "pkg/*"},
+	"hub/judge":    {"hub/meta", "hub/scan", "policy", "policy/verify", "pkg/enforce", "pkg/hubapi", "pkg/oci"},
 	"hub/registry": {"hub/blob", "hub/meta", "pkg/oci"},
 	"hub/proxy":    {"hub/blob", "hub/meta", "pkg/oci", "pkg/ociclient", "pkg/pullthrough", "pkg/httpx"},
 	"hub/gate":     {"hub/rbac", "policy", "pkg/oci"},
@@ -34,12 +37,30 @@ var may = map[string][]string{
 	"hub/blob/blobtest":        {"hub/blob", "pkg/oci"},
 	"hub/meta/metatest":        {"hub/meta", "hub/meta/metatest/*"},
 	"hub/meta/metatest/pgtest": {},
-	"hub/api":                  {"hub/*", "pkg/hubapi", "pkg/httpx", "pkg/oci", "pkg/pulls"},
+	"hub/api":                  {"hub/*", "policy", "pkg/hubapi", "pkg/httpx", "pkg/oci", "pkg/pulls"},
 
-	"nodeagent":        {"nodeagent/*", "hosts", "policy", "pkg/*"},
-	"nodeagent/mirror": {"nodeagent/cache", "policy", "pkg/oci", "pkg/ociclient", "pkg/pullthrough"},
-	"nodeagent/cache":  {"pkg/oci", "pkg/pullthrough"},
-	"nodeagent/status": {"nodeagent/cache", "pkg/hubapi", "pkg/httpx", "pkg/pulls", "pkg/version"},
+	"hub/scan":                     {"hub/meta", "hub/scan/*", "policy", "policy/shape", "policy/verify", "pkg/oci"},
+	"hub/scan/adapter":             {"hub/scan", "hub/scan/*", "policy", "pkg/oci", "pkg/ociclient"},
+	"hub/scan/adapter/adaptertest": {},
+	"hub/scan/match":               {"hub/scan/scanproto", "policy", "pkg/oci"},
+	"hub/scan/match/matchtest":     {"hub/scan/scanproto"},
+	"hub/scan/vulndb":              {"hub/meta", "hub/scan/match", "pkg/oci"},
+	"hub/scan/scanproto":           {"pkg/oci"},
+	"hub/scan/scantest":            {"hub/scan/scanproto", "pkg/oci"},
+	"hub/scan/analyze":             {"hub/scan/scanproto", "pkg/oci"},
+	"hub/scan/testdata/scanner":    {"hub/scan/scanproto"},
+
+	"policy":            {"pkg/oci"},
+	"policy/policytest": {"policy"},
+	"policy/shape":      {"policy", "pkg/oci"},
+	"policy/verify":     {"policy", "pkg/oci"},
+
+	"nodeagent":          {"nodeagent/*", "hosts", "policy", "policy/verify", "pkg/*"},
+	"nodeagent/judge":    {"policy", "policy/verify", "pkg/enforce", "pkg/hubapi", "pkg/oci"},
+	"nodeagent/mirror":   {"nodeagent/cache", "policy", "pkg/oci", "pkg/ociclient", "pkg/pullthrough"},
+	"nodeagent/cache":    {"pkg/oci", "pkg/pullthrough"},
+	"nodeagent/workload": {"policy", "pkg/hubapi", "pkg/oci"},
+	"nodeagent/status":   {"nodeagent/cache", "policy", "pkg/hubapi", "pkg/httpx", "pkg/pulls", "pkg/version"},
 
 	"hosts": {},
 
@@ -53,18 +74,21 @@ var may = map[string][]string{
 	"pkg/ocitest":     {"pkg/oci", "pkg/ociserver", "pkg/ociclient"},
 	"pkg/pullthrough": {"pkg/oci"},
 	"pkg/pulls":       {"pkg/oci", "pkg/ociserver"},
-	"pkg/hubapi":      {"pkg/oci", "pkg/pulls"},
+	"pkg/hubapi":      {"policy", "pkg/oci", "pkg/pulls"},
+	"pkg/cli":         {},
+	"pkg/enforce":     {"policy", "policy/shape", "pkg/httpx", "pkg/oci"},
 
 	"test/arch":     {},
 	"test/scenario": {"cmd/*", "hub", "nodeagent", "hosts", "pkg/*"},
 }
 
 // forTests is what any package's tests may import besides.
-var forTests = []string{"pkg/ocitest", "pkg/ociserver", "pkg/ociclient", "pkg/oci", "hub/blob/blobtest", "hub/meta/metatest", "hub/meta/metatest/pgtest"}
+var forTests = []string{"pkg/ocitest", "pkg/ociserver", "pkg/ociclient", "pkg/oci", "hub/blob/blobtest", "hub/meta/metatest", "hub/meta/metatest/pgtest", "hub/scan/scantest", "hub/scan/match/matchtest", "policy/policytest"}
 
 // forTestsOf is what the tests of one package may import beside that.
 var forTestsOf = map[string][]string{
-	"hub/gc": {"hub/registry"}, // the soak pushes as clients do
+	"hub/scan/adapter": {"hub/meta", "hub/scan/adapter/adaptertest"},
+	"hub/gc":           {"hub/registry"}, // the soak pushes as clients do
 }
 
 // forbidden modules of others, with the reason.
