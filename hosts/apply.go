@@ -169,6 +169,39 @@ func remove(certsDir, stateDir string, d disk) (rep Report, err error) {
 	return rep, d.removeState(stateDir, made)
 }
 
+// planRemove returns what remove would do.
+func planRemove(certsDir, stateDir string) (rep Report, err error) {
+	for _, dir := range []*string{&certsDir, &stateDir} {
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return rep, err
+		}
+	}
+	lock, err := rlock(stateDir)
+	if err != nil {
+		return rep, err
+	}
+	defer lock.Close() // of nil too
+	st, err := load(stateDir)
+	if err != nil {
+		return rep, err
+	}
+	moved, err := st.moved(certsDir)
+	if err != nil {
+		return rep, err
+	}
+	var jobs []job
+	if moved {
+		jobs = tree{st.CertsDir, st.Records}.removals(nil)
+		st = state{}
+	}
+	t, err := tree{certsDir, st.Records}.recognise()
+	if err != nil {
+		return rep, err
+	}
+	p := report(append(jobs, t.removals(nil)...))
+	return Report{p.rows}, errors.Join(p.errs...)
+}
+
 // removeTree takes our part out of st's CertsDir, and its records out of st.
 func (d disk) removeTree(stateDir string, st *state) (rep Report, err error) {
 	if err := d.clean(st.CertsDir); err != nil {

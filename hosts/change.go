@@ -38,6 +38,9 @@ func (c change) rows(l layout, p part) []Row {
 		reason := cmp.Or(p.note, "out of date")
 		if _, marked := strip(c.cur.data); c.cur.Kind == link || !marked {
 			reason = "what is there now stays, after our hosts"
+			if l.last != nil {
+				reason = "what is there now is set aside"
+			}
 		} else if !untouched(c.cur.data) {
 			reason = "edited since it was written: what was added is kept"
 		}
@@ -45,9 +48,15 @@ func (c change) rows(l layout, p part) []Row {
 	}
 	if c.differs() {
 		for _, h := range p.means.hosts {
-			if l.setAside(h.url) {
+			switch {
+			case l.last != nil:
+				rows = append(rows, row(hostsFile, ActionSetAside, h.url+" is not asked while mirrors.mode is enforced"))
+			case l.setAside(h.url):
 				rows = append(rows, row(hostsFile, ActionSetAside, h.url+" is ours now"))
 			}
+		}
+		if s := p.means.root.url; l.last != nil && s != "" {
+			rows = append(rows, row(hostsFile, ActionSetAside, "server "+s+" is not asked while mirrors.mode is enforced"))
 		}
 	}
 	for _, name := range c.stale {

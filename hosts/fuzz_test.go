@@ -94,6 +94,9 @@ func FuzzMerge(f *testing.F) {
 		written := dump(t, g.CertsDir)
 		g.apply()
 		same(t, "second Apply", dump(t, g.CertsDir), written)
+		g.Enforced = true
+		g.apply()
+		g.expect("docker.io", agent, hub+" ca:hub")
 		g.remove()
 		same(t, "removed", dump(t, g.CertsDir), before)
 	})

@@ -7,7 +7,8 @@
 // What a person had there goes on working. Their hosts come after ours, byte for byte
 // as they wrote them; what they add to a file of ours is kept; and [Remove] puts back
 // the files that were there, in bytes, mode, owner and time. A file that containerd
-// itself cannot read is reported and left alone.
+// itself cannot read is reported and left alone. With Options.Enforced what they had is
+// set aside instead: it stays in the file as comments, until it comes back.
 //
 // Every file is replaced by rename and what it replaces is on disk first, in
 // Options.StateDir. Killed at any moment, containerd reads either what it read before
@@ -19,7 +20,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -35,6 +38,10 @@ type Options struct {
 	AgentURL string // the agent on this node, without a path: http://127.0.0.1:7830
 	HubURL   string // how containerd itself reaches the hub, without a path; "" leaves the hub out
 	HubCA    []byte // PEM of the hub's certificate authority; nil when the system trusts it or HubURL is http
+
+	// Enforced has nobody asked but the agent, and last the hub, which then must be
+	// given: nothing gets by what these two refuse.
+	Enforced bool
 
 	Registries []Registry
 	All        bool // also _default: every registry that has no directory of its own
@@ -143,6 +150,33 @@ func Check(o Options) ([]Drift, error) {
 	return drift, nil
 }
 
+// Others lists the directories of certs.d that registries which o does not name have
+// of their own: pulls from these do not come through us, and _default is not looked at.
+func Others(o Options) ([]string, error) {
+	o, err := o.checked()
+	if err != nil {
+		return nil, err
+	}
+	t := tree{root: o.CertsDir}
+	ours := map[string]bool{}
+	for _, r := range append(slices.Clone(o.Registries), Registry{Name: defaultDir}) {
+		if s, err := t.find(r.Name); err == nil {
+			ours[s.dir] = true
+		}
+	}
+	entries, err := os.ReadDir(o.CertsDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var others []string
+	for _, e := range entries {
+		if s, err := t.site(e.Name()); err == nil && s.exists && !ours[s.dir] {
+			others = append(others, e.Name())
+		}
+	}
+	return others, nil
+}
+
 // driftReasons is for rows that do not say more.
 var driftReasons = map[Action]string{
 	ActionCreate:  "missing",
@@ -158,6 +192,11 @@ var driftReasons = map[Action]string{
 // our files are found by the mark they bear.
 func Remove(certsDir, stateDir string) (Report, error) {
 	return remove(certsDir, stateDir, disk{})
+}
+
+// PlanRemove reports what [Remove] would do, and changes nothing.
+func PlanRemove(certsDir, stateDir string) (Report, error) {
+	return planRemove(certsDir, stateDir)
 }
 
 const (
@@ -200,6 +239,9 @@ func (o Options) checked() (Options, error) {
 		if o.HubURL == o.AgentURL {
 			fault("hosts: HubURL and AgentURL are both %s", o.HubURL)
 		}
+	}
+	if o.Enforced && o.HubURL == "" {
+		fault("hosts: Enforced without HubURL, which is who is asked last")
 	}
 	if !strings.HasPrefix(o.HubURL, "https:") {
 		o.HubCA = nil // and with one, containerd would try https on an http port first

@@ -172,11 +172,11 @@ func namesFiles(e expr) bool {
 func (l layout) want(p part, dir string) meaning {
 	var m meaning
 	for _, h := range l.mirrors {
-		e := endpoint{url: h.url, capabilities: []string{"pull", "resolve"}, dialTimeout: h.dialTimeout.String()}
-		if h.ca != "" {
-			e.ca = []string{absolute(h.ca, dir)}
-		}
-		m.hosts = append(m.hosts, e)
+		m.hosts = append(m.hosts, h.endpoint(dir))
+	}
+	if l.last != nil {
+		m.root = l.last.endpoint(dir)
+		return m
 	}
 	for _, e := range p.means.hosts {
 		if !l.setAside(e.url) {
@@ -188,6 +188,15 @@ func (l layout) want(p part, dir string) meaning {
 		m.root.url = l.server
 	}
 	return m
+}
+
+// endpoint is m as containerd understands it.
+func (m mirror) endpoint(dir string) endpoint {
+	e := endpoint{url: m.url, capabilities: []string{"pull", "resolve"}, dialTimeout: m.dialTimeout.String()}
+	if m.ca != "" {
+		e.ca = []string{absolute(m.ca, dir)}
+	}
+	return e
 }
 
 // blank reports whether there is nothing in b.

@@ -80,7 +80,7 @@ func (t tree) install(o Options, reg Registry, s site, err error) (j job) {
 	if err != nil {
 		return j.refuse(s, err)
 	}
-	l := advisory(o, reg.Upstream, s, t.shared(s))
+	l := o.layout(reg.Upstream, s, t.shared(s))
 	want := render(l, p)
 	if got, err := read(s.file(), want, s.path); err != nil || !got.equal(l.want(p, s.path)) {
 		return j.refuse(s, unmixable(p, err))

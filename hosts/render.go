@@ -17,6 +17,9 @@ type layout struct {
 	mirrors  []mirror
 	server   string                // goes in when the person's part has no `server`; "" leaves it out
 	setAside func(url string) bool // hosts of theirs that must not be asked
+	// last is the server when nothing of the person's may be asked: all they have is set
+	// aside. nil: they keep what they have.
+	last *mirror
 }
 
 // mirror is one host of ours.
@@ -27,9 +30,7 @@ type mirror struct {
 }
 
 // advisory is the layout in which everything of the person's is still asked after us,
-// and the registry itself last: agent, hub, their hosts, upstream. A mode that enforces
-// is a second function like this one: the agent as the only mirror, the hub as server,
-// every host of theirs set aside.
+// and the registry itself last: agent, hub, their hosts, upstream.
 //
 // A host of theirs with the very name of one of ours is set aside, since a file cannot
 // have two tables of one name.
@@ -52,6 +53,29 @@ func advisory(o Options, upstream string, s site, shared bool) layout {
 		return slices.ContainsFunc(l.mirrors, func(m mirror) bool { return m.url == url })
 	}
 	return l
+}
+
+// enforced is the layout in which nobody but us is asked: the agent, and last, as server,
+// the hub. containerd goes to the next host on any error, so that one of theirs behind us,
+// or the registry itself, would undo each refusal.
+func enforced(o Options, s site, shared bool) layout {
+	ca := caName(o.HubCA)
+	if shared && ca != "" {
+		ca = filepath.Join("..", s.name, ca)
+	}
+	return layout{
+		mirrors:  []mirror{{url: o.AgentURL, dialTimeout: o.AgentDialTimeout}},
+		last:     &mirror{url: o.HubURL, ca: ca, dialTimeout: o.HubDialTimeout},
+		setAside: func(string) bool { return true },
+	}
+}
+
+// layout is what o asks for in one directory.
+func (o Options) layout(upstream string, s site, shared bool) layout {
+	if o.Enforced {
+		return enforced(o, s, shared)
+	}
+	return advisory(o, upstream, s, shared)
 }
 
 // caName is the file that holds the hub's certificate authority, "" when there is none.
@@ -85,7 +109,7 @@ const (
 // then ours), our hosts, their tables. Root keys must come ahead of the first table; the
 // order of tables is the order in which containerd asks.
 func render(l layout, p part) []byte {
-	text := aside(p.text, l.setAside)
+	text := l.theirs(p)
 	cut := firstTable(text)
 	var body bytes.Buffer
 	body.WriteByte('\n')
@@ -99,18 +123,19 @@ func render(l layout, p part) []byte {
 		}
 		body.WriteByte('\n')
 	}
-	fmt.Fprintf(&body, "%s asked first; then the hosts below, then server\n", commentMark)
+	if l.last == nil {
+		fmt.Fprintf(&body, "%s asked first; then the hosts below, then server\n", commentMark)
+	} else {
+		fmt.Fprintf(&body, "%s asked first; then server, and nobody else (mirrors.mode: enforced)\n", commentMark)
+	}
 	for i, m := range l.mirrors {
 		if i > 0 {
 			body.WriteByte('\n')
 		}
 		fmt.Fprintf(&body, "[host.%s] %s\n", quote(m.url), lineMark)
-		// Never "referrers": containerd before 2.2 would ignore the whole file for it.
-		fmt.Fprintf(&body, "  capabilities = [\"pull\", \"resolve\"]\n")
-		if m.ca != "" {
-			fmt.Fprintf(&body, "  ca = %s\n", quote(m.ca))
+		for _, line := range m.lines() {
+			fmt.Fprintf(&body, "  %s\n", line)
 		}
-		fmt.Fprintf(&body, "  dial_timeout = %s\n", quote(m.dialTimeout.String()))
 	}
 	if cut < len(text) {
 		body.WriteByte('\n')
@@ -119,8 +144,29 @@ func render(l layout, p part) []byte {
 	return append(header(body.Bytes()), body.Bytes()...)
 }
 
+// lines are the keys of a host of ours.
+func (m mirror) lines() []string {
+	// Never "referrers": containerd before 2.2 would ignore the whole file for it.
+	lines := []string{`capabilities = ["pull", "resolve"]`}
+	if m.ca != "" {
+		lines = append(lines, "ca = "+quote(m.ca))
+	}
+	return append(lines, "dial_timeout = "+quote(m.dialTimeout.String()))
+}
+
+// theirs is the person's text as it goes into the file.
+func (l layout) theirs(p part) []byte {
+	if l.last != nil {
+		return asideAll(p.text)
+	}
+	return aside(p.text, l.setAside)
+}
+
 // rootLines are the keys that we add at the root.
 func rootLines(l layout, p part) []string {
+	if l.last != nil {
+		return append([]string{"server = " + quote(l.last.url)}, l.last.lines()...)
+	}
 	var lines []string
 	if l.server != "" && takesServer(p.text) {
 		lines = append(lines, "server = "+quote(l.server))
@@ -186,6 +232,18 @@ func aside(b []byte, match func(url string) bool) []byte {
 		done = r[1]
 	}
 	return append(out, b[done:]...)
+}
+
+// asideAll turns every line into a comment. Blank ones stay, which are as good.
+func asideAll(b []byte) []byte {
+	var out []byte
+	for line := range bytes.Lines(b) {
+		if !blank(line) {
+			out = append(out, asideMark...)
+		}
+		out = append(out, line...)
+	}
+	return out
 }
 
 // hostRanges are the lines of the [host."..."] tables that match: header to last key.

@@ -3,11 +3,14 @@ package hub
 import (
 	"context"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/breakwater-oci/breakwater/hub/gate"
 	"github.com/breakwater-oci/breakwater/hub/identity"
 	"github.com/breakwater-oci/breakwater/hub/rbac"
 	"github.com/breakwater-oci/breakwater/pkg/httpx"
+	"github.com/breakwater-oci/breakwater/pkg/hubapi"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/ociserver"
 )
@@ -28,8 +31,34 @@ func (d *frontDoor) authenticate(r *http.Request) (context.Context, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Addr = d.forward.ClientIP(r)
+	c.Addr, c.Runtime, c.Agent, c.Node = d.forward.ClientIP(r), runtime(r.UserAgent()), isAgent(r), node(r)
 	return oci.WithCaller(r.Context(), c), nil
+}
+
+// agent is what the User-Agent of our agents begins with.
+const agent = "breakwater-node/"
+
+// runtimes are what the User-Agent of who pulls images to run them begins with:
+// containerd, CRI-O, and our agents, which pull for containerd.
+var runtimes = []string{"containerd/", "cri-o", agent}
+
+// isAgent says that a node agent asks, by its name or, where a proxy on the way
+// gives another, by its header.
+func isAgent(r *http.Request) bool {
+	return strings.HasPrefix(r.UserAgent(), agent) || r.Header.Get(hubapi.NodeHeader) != ""
+}
+
+// node is what an agent calls itself, "" for who is none.
+func node(r *http.Request) string {
+	name := r.Header.Get(hubapi.NodeHeader)
+	if !strings.HasPrefix(r.UserAgent(), agent) || !hubapi.IsNodeName(name) {
+		return ""
+	}
+	return name
+}
+
+func runtime(userAgent string) bool {
+	return slices.ContainsFunc(runtimes, func(s string) bool { return strings.HasPrefix(strings.ToLower(userAgent), s) })
 }
 
 // ping answers GET /v2/: a client that means to log in finds out how.

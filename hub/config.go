@@ -39,9 +39,14 @@ type Config struct {
 	// Proxies are the upstreams whose images the hub serves. Default: docker.io,
 	// ghcr.io, quay.io, registry.k8s.io and gcr.io.
 	Proxies []Proxy `yaml:"proxies"`
-	// PolicyFile must be empty: this release enforces no policy, and says so
-	// rather than to seem to.
+	// PolicyFile is the policy that images are judged by, read again when it
+	// changes. Default: none, and one can be set through the API.
 	PolicyFile string `yaml:"policyFile"`
+	// DecisionLog is a file that each new decision of the policy is appended to, a
+	// line of JSON each. Default: none; what is or would be refused is in the log.
+	DecisionLog string `yaml:"decisionLog"`
+	Policy      Policy `yaml:"policy"`
+	Scan        Scan   `yaml:"scan"`
 	// DrainFor is how long running answers may take to end at a stop. Default 30s.
 	DrainFor config.Duration `yaml:"drainFor"`
 }
@@ -155,6 +160,7 @@ func DefaultConfig(dataDir string) Config {
 		Auth:     Auth{AnonymousPull: true, Admin: Admin{Username: "admin"}},
 		GC:       defaultGC(),
 		Backup:   Backup{Keep: 7},
+		Scan:     defaultScan(),
 		DrainFor: config.Duration(30 * time.Second),
 	}
 	for _, r := range PublicRegistries {
@@ -178,12 +184,11 @@ func (c *Config) Validate(p *config.Problems) {
 	if c.AdvertiseURL != "" {
 		p.HTTPURL("advertiseURL", c.AdvertiseURL)
 	}
-	if c.PolicyFile != "" {
-		p.Add("policyFile", "policies are not in this release; leave it out")
-	}
 	p.OneOf("log.format", c.Log.Format, "text", "json")
 	p.OneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	c.validateStores(p)
+	c.Policy.validate(p.In("policy"))
+	c.Scan.validate(p.In("scan"), c.ExternalURL)
 	p.Required("auth.admin.username", c.Auth.Admin.Username)
 	paths := make(map[string]int)
 	for i, x := range c.Proxies {

@@ -45,6 +45,22 @@ proxies:
     public: true
     cache: {maxBytes: 0, keepFor: 0s}
 policyFile: ""
+decisionLog: ""
+policy: {exempt: []}
+scan:
+  enabled: true
+  program: breakwater-scan
+  workers: 1
+  memoryLimit: 1GiB
+  diskLimit: 4GiB
+  user: ""
+  timeout: 10m
+  schedule: 24h
+  platforms: []
+  sbom: true
+  dir: ""
+  database: {reference: "ghcr.io/aquasecurity/trivy-db:2", file: "", every: 6h}
+  javaDatabase: {reference: "", file: "", every: 24h}
 `)
 	if err != nil {
 		t.Error(err)
@@ -71,7 +87,17 @@ func TestProxyDefaults(t *testing.T) {
 // What this release cannot do it refuses, with the place.
 func TestRefused(t *testing.T) {
 	for yaml, want := range map[string]string{
-		"policyFile: p.yaml\n":                                  "policyFile: policies are not in this release",
+		"policy: {exempt: [nginx]}\n":                           "policy.exempt[0]",
+		"scan: {workers: -1}\n":                                 "scan.workers",
+		"scan: {memoryLimit: 1MiB}\n":                           "scan.memoryLimit",
+		"scan: {diskLimit: 1MiB}\n":                             "scan.diskLimit",
+		"scan: {maxLayerSize: 1MiB}\n":                          "scan.maxLayerSize",
+		"scan: {platforms: [amd64]}\n":                          "scan.platforms[0]",
+		"scan: {database: {reference: ghcr.io/x/db}}\n":         "scan.database.reference",
+		"scan: {database: {every: 1s}}\n":                       "scan.database.every",
+		"scan: {database: {reference: ''}}\n":                   "scan.database.reference",
+		"scan: {javaDatabase: {reference: ghcr.io/x/db}}\n":     "scan.javaDatabase.reference",
+		"scan: {javaDatabase: {every: 1s}}\n":                   "scan.javaDatabase.every",
 		"storage: {driver: s4}\n":                               "storage.driver",
 		"storage: {driver: s3}\n":                               "storage.s3.bucket",
 		"storage: {s3: {partSize: 1MiB}, driver: s3}\n":         "storage.s3.partSize",

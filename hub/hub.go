@@ -22,10 +22,13 @@ import (
 	"github.com/breakwater-oci/breakwater/hub/gate"
 	"github.com/breakwater-oci/breakwater/hub/gc"
 	"github.com/breakwater-oci/breakwater/hub/identity"
+	"github.com/breakwater-oci/breakwater/hub/judge"
 	"github.com/breakwater-oci/breakwater/hub/meta"
 	"github.com/breakwater-oci/breakwater/hub/proxy"
 	"github.com/breakwater-oci/breakwater/hub/rbac"
 	"github.com/breakwater-oci/breakwater/hub/registry"
+	"github.com/breakwater-oci/breakwater/hub/scan"
+	"github.com/breakwater-oci/breakwater/hub/scan/vulndb"
 	"github.com/breakwater-oci/breakwater/pkg/config"
 	"github.com/breakwater-oci/breakwater/pkg/httpx"
 	"github.com/breakwater-oci/breakwater/pkg/hubapi"
@@ -62,6 +65,9 @@ type Hub struct {
 	names     map[string]string // registry → path
 	garbage   *gc.GC
 	backups   *backup.Schedule // nil when none is asked for
+	all       *router          // what it holds and proxies, without any gate
+	scanning  *scanning        // nil when nothing is scanned
+	judge     *judge.Judge
 	limits    *limits
 	recent    *pulls.Log
 	health    *telemetry.Health
@@ -116,8 +122,36 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Hub, err error) 
 	if err := h.openBackups(); err != nil {
 		return nil, err
 	}
+	if err := h.openPolicy(ctx); err != nil {
+		return nil, err
+	}
 	h.handler = h.routes()
 	return h, nil
+}
+
+// openPolicy joins what judges images to what they are judged by.
+func (h *Hub) openPolicy(ctx context.Context) error {
+	proxies := make(map[string]*proxy.Proxy)
+	for _, u := range h.upstreams {
+		proxies[u.cfg.Path] = u.proxy
+	}
+	h.all = &router{local: h.local, proxies: proxies, names: h.names, rows: h.rows}
+	n, err := newNames(h.cfg.ExternalURL, h.Addr(), h.upstreams)
+	if err != nil {
+		return err
+	}
+	if h.scanning, err = h.openScanning(h.all, n); err != nil {
+		return err
+	}
+	o := judge.Options{
+		Rows: h.rows, Images: h.all, Scanner: identity.ScannerName, Subject: n.subject, Repo: n.repo, Own: n.own, Guessed: n.guess, Proxied: n.proxied, MayPush: n.mayPush, Platforms: h.cfg.Scan.Platforms,
+		Exempt: h.cfg.Policy.digests(), File: h.cfg.PolicyFile, SigningKey: h.identity.SigningKey, DecisionLog: h.cfg.DecisionLog, Metrics: h.metrics, Log: h.log,
+	}
+	if h.scanning != nil {
+		o.Scans = h.scanning.service
+	}
+	h.judge, err = judge.New(ctx, o)
+	return err
 }
 
 func (h *Hub) openStores(ctx context.Context) (err error) {
@@ -267,28 +301,43 @@ func (h *Hub) openIdentity(ctx context.Context) (err error) {
 	return err
 }
 
+// anonymousDecisions says whether nodes may tell of their decisions without an
+// account: where there is no robot that one could be.
+func (h *Hub) anonymousDecisions(ctx context.Context) (bool, error) {
+	robots, _, err := h.rows.Robots(ctx, 1, "")
+	return len(robots) == 0, err
+}
+
 // routes lists all that is served on the hub's port.
 func (h *Hub) routes() http.Handler {
-	proxies, configured := make(map[string]*proxy.Proxy), make(map[string]Proxy)
+	configured := make(map[string]Proxy)
 	for _, u := range h.upstreams {
-		proxies[u.cfg.Path], configured[u.cfg.Path] = u.proxy, u.cfg
+		configured[u.cfg.Path] = u.cfg
 	}
-	all := &router{local: h.local, proxies: proxies, names: h.names, rows: h.rows}
-	guarded := gate.NewAccess(all, rbac.Rules{AnonymousPull: h.cfg.Auth.AnonymousPull}, sight{h.rows, configured})
+	all := h.all
+	// Who may not see an image is not told what a policy says of it: rights first.
+	rules, seen := rbac.Rules{AnonymousPull: h.cfg.Auth.AnonymousPull}, sight{h.rows, configured}
+	guarded := gate.NewAccess(h.judge.Gate(), rules, seen)
 	front := &frontDoor{
 		identity: h.identity, gate: guarded, name: all.name,
 		external: h.cfg.ExternalURL, forward: httpx.NewForwarded(h.cfg.TrustedProxies),
 	}
 	v2 := ociserver.New(guarded, ociserver.Options{
 		Name: all.name, Authenticate: front.authenticate, Challenge: front.challenge, Ping: front.ping,
-		StallTimeout: stallAfter, Observe: h.recent.Observe, Log: h.log,
+		StallTimeout: stallAfter, Observe: h.observe, Log: h.log,
 		Metrics: h.metrics, ChunkMinBytes: h.cfg.Storage.chunkMinBytes(),
 	})
+	mayPull := seen.mayPull(rules, gate.NewAccess(all, rules, seen))
 	mux := http.NewServeMux()
 	mux.Handle(identity.TokenPath, h.identity.TokenHandler(front.grant))
 	mux.Handle("/api/v1/", api.New(api.Options{
 		Version: version.String(), StartedAt: h.started, Rows: h.rows, GC: h.garbage, Identity: h.identity, Pulls: h.recent, Authenticate: h.identity.Authenticate,
-		Filling: h.fills.Filling, Upstreams: h.upstreamStatus, Reserved: func(name string) bool { return proxies[name] != nil }, Log: h.log,
+		Filling: h.fills.Filling, Upstreams: h.upstreamStatus, Reserved: func(name string) bool { return all.proxies[name] != nil }, Log: h.log,
+		Judge: h.judge, Scans: h.scanService(), Vulnerabilities: h.vulnerabilities(), MayPull: mayPull,
+	}))
+	mux.Handle("/node/v1/", api.NewNode(api.NodeOptions{
+		Judge: h.judge, Authenticate: h.identity.Authenticate, Keys: h.identity.PublicKeys, AnonymousPull: h.cfg.Auth.AnonymousPull, Log: h.log,
+		AnonymousNodes: h.cfg.Auth.AnonymousPull && !h.cfg.Policy.NodesNeedAccount, IsNode: isNode, AnonymousDecisions: h.anonymousDecisions, MayPull: mayPull,
 	}))
 	mux.Handle(proxy.PeerPath, proxy.PeerHandler(h.fills, h.fromReplica))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
@@ -346,7 +395,13 @@ func (h *Hub) Run(ctx context.Context) error {
 	if h.backups != nil {
 		g.Go(func() error { h.backups.Run(gctx); return nil })
 	}
-	g.Go(func() error { return ended(gctx, h.rows.Listen(gctx, h.told)) })
+	g.Go(func() error { return ended(gctx, h.judge.Run(gctx)) })
+	if h.scanning != nil {
+		g.Go(func() error { return ended(gctx, h.scanning.run(gctx)) })
+	}
+	g.Go(func() error {
+		return ended(gctx, h.rows.Listen(gctx, func(topic string) { h.told(gctx, topic) }))
+	})
 	return g.Wait()
 }
 
@@ -363,10 +418,38 @@ const topicIdentity = "identity"
 
 // told hears of changes made by other replicas; "" is that some may have been
 // missed. What is remembered here may be of before.
-func (h *Hub) told(topic string) {
+func (h *Hub) told(ctx context.Context, topic string) {
 	if topic == "" || topic == topicIdentity {
 		h.identity.Forget()
 	}
+	if h.scanning != nil {
+		h.scanning.told(topic)
+	}
+	h.judge.Told(ctx, topic)
+}
+
+// observe hears of each answer about an image.
+func (h *Hub) observe(e ociserver.Event) {
+	h.recent.Observe(e)
+	if h.scanning != nil && e.Kind == ociserver.Manifest && e.Method == http.MethodPut && e.Status == http.StatusCreated {
+		h.scanning.pushed(e.Repo, e.Digest)
+	}
+}
+
+// vulnerabilities is nil where there is no such database.
+func (h *Hub) vulnerabilities() *vulndb.DB {
+	if h.scanning == nil {
+		return nil
+	}
+	return h.scanning.database
+}
+
+// scanService is nil when nothing is scanned.
+func (h *Hub) scanService() *scan.Service {
+	if h.scanning == nil {
+		return nil
+	}
+	return h.scanning.service
 }
 
 // fromReplica refuses a request that is not another replica's.

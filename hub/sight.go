@@ -3,8 +3,12 @@ package hub
 import (
 	"context"
 	"errors"
+	"strings"
 
+	"github.com/breakwater-oci/breakwater/hub/gate"
+	"github.com/breakwater-oci/breakwater/hub/identity"
 	"github.com/breakwater-oci/breakwater/hub/meta"
+	"github.com/breakwater-oci/breakwater/hub/rbac"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
@@ -51,6 +55,48 @@ func (s sight) Visibility(ctx context.Context, repo string) (oci.Visibility, err
 // Holders implements [gate.Holders].
 func (s sight) Holders(ctx context.Context, repo string, d oci.Digest, n int) ([]string, error) {
 	return s.rows.ReposWithBlob(ctx, d, meta.ProjectName(repo), n)
+}
+
+// mayPull says whether the caller may pull an image, refused by a policy or not.
+// Of a proxied repository of which it is not known yet who may see it, pulls
+// shows that.
+func (s sight) mayPull(rules rbac.Rules, pulls *gate.Access) func(ctx context.Context, repo string, ref oci.Reference) (bool, error) {
+	return func(ctx context.Context, repo string, ref oci.Reference) (bool, error) {
+		c := oci.CallerFrom(ctx)
+		if rules.Can(c, rbac.Project{}, repo, rbac.Pull) {
+			return true, nil
+		}
+		v, err := s.Visibility(ctx, repo)
+		if err != nil || !rules.Can(c, rbac.Project{Public: true}, repo, rbac.Pull) {
+			return false, err
+		}
+		if v != "" {
+			return v == oci.Public, nil
+		}
+		_, err = pulls.Resolve(ctx, repo, ref)
+		switch oci.CodeOf(err) {
+		case "":
+			return true, nil
+		case oci.ManifestUnknown, oci.NameUnknown, oci.Unauthorized, oci.Denied:
+			return false, nil
+		}
+		return false, err
+	}
+}
+
+// isNode says that an account can be a node's: a robot, or who may pull
+// everything.
+func isNode(c oci.Caller) bool {
+	return strings.HasPrefix(c.Name, identity.RobotPrefix) || rbac.Rules{}.Can(c, rbac.Project{}, "", rbac.Pull)
+}
+
+// mayPush says whether the caller may push to a repository, by rights of its own:
+// the token in use may have been made for less, since a client that signs looks
+// before it writes. Nobody pushes to what is proxied.
+func (n names) mayPush(ctx context.Context, repo string) bool {
+	c := oci.CallerFrom(ctx)
+	c.Scopes = nil
+	return !n.proxied(repo) && rbac.Rules{}.Can(c, rbac.Project{}, repo, rbac.Push)
 }
 
 func local(public bool) oci.Visibility {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/breakwater-oci/breakwater/pkg/config"
+	"github.com/breakwater-oci/breakwater/pkg/hubapi"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
@@ -25,9 +26,12 @@ type Config struct {
 	// registry. Default: https:// and the registry.
 	Upstreams map[string]Upstream `yaml:"upstreams"`
 	Cache     Cache               `yaml:"cache"`
-	// PolicyFile must be empty: this release enforces no policy, and says so
-	// rather than to seem to.
+	// PolicyFile is a policy document to judge by, in place of the hub's. It is
+	// read again when it changes. Default: the hub's, see policy.
 	PolicyFile string `yaml:"policyFile"`
+	Policy     Policy `yaml:"policy"`
+	// NodeName is what the hub knows this node as. Default: the host's name.
+	NodeName string `yaml:"nodeName"`
 	// DrainFor is how long running answers may take to end at a stop. Default 30s.
 	DrainFor config.Duration `yaml:"drainFor"`
 }
@@ -68,14 +72,21 @@ type Containerd struct {
 	Manage bool `yaml:"manage"`
 }
 
-// Mirrors are the registries served. Mode advisory leaves the upstream as the
-// last resort.
+// Mirrors are the registries served. Mode advisory (the default) leaves what a
+// person has configured, and the registry itself, as the last resort; with
+// enforced containerd asks the agent, then the hub (hub.mirrorURL), and nobody
+// else.
 type Mirrors struct {
 	Mode       string   `yaml:"mode"`
 	Registries []string `yaml:"registries"`
 	// All serves every registry, by certs.d's _default. Default false.
 	All bool `yaml:"all"`
 }
+
+const (
+	modeAdvisory = "advisory"
+	modeEnforced = "enforced"
+)
 
 // Upstream is a registry as the agent reaches it itself.
 type Upstream struct {
@@ -91,6 +102,32 @@ type Cache struct {
 	MinFreeBytes config.Size `yaml:"minFreeBytes"`
 }
 
+// Policy says how the hub's policy is held. Without keysFile (and without
+// policyFile) nothing is judged on this node.
+type Policy struct {
+	// KeysFile holds the hub's public keys, PEM, as breakwater policy keys prints
+	// them: the policy and what scans have found are believed for their
+	// signatures. Several may be given, to change from one to the next.
+	KeysFile string `yaml:"keysFile"`
+	// Bootstrap is what becomes of a pull while this node has never been given a
+	// policy: allow (the default) or deny.
+	Bootstrap string `yaml:"bootstrap"`
+	// MaxAge bounds how old a policy may be that the hub has not confirmed,
+	// beside the document's maxPolicyAge: the shorter holds. What is done then is
+	// the document's onStalePolicy. Default 0: as the document says.
+	MaxAge config.Duration `yaml:"maxAge"`
+	// Every is after how long the hub is asked for a newer one. Default 15s.
+	Every config.Duration `yaml:"every"`
+	// Exempt are digests of images that are never refused: those that a node
+	// cannot start without.
+	Exempt []string `yaml:"exempt"`
+	// Workloads has containerd (containerd.socket) asked which workloads run the
+	// images that are pulled, and the hub told: also where nothing is judged, so
+	// that it can say whom a policy would concern. Where the socket cannot be
+	// reached decisions are without. Default true.
+	Workloads bool `yaml:"workloads"`
+}
+
 // DefaultConfig is the agent's configuration on a Kubernetes node.
 func DefaultConfig() Config {
 	return Config{
@@ -100,8 +137,9 @@ func DefaultConfig() Config {
 			Socket: "/run/containerd/containerd.sock", Root: "/var/lib/containerd",
 			CertsDir: "/etc/containerd/certs.d", Manage: true,
 		},
-		Mirrors:  Mirrors{Mode: "advisory", Registries: []string{oci.DockerHub, "ghcr.io", "quay.io", "registry.k8s.io", "gcr.io"}},
+		Mirrors:  Mirrors{Mode: modeAdvisory, Registries: []string{oci.DockerHub, "ghcr.io", "quay.io", "registry.k8s.io", "gcr.io"}},
 		Cache:    Cache{Dir: "/var/lib/breakwater/cache", MaxBytes: 20 << 30, MinFreeBytes: 10 << 30},
+		Policy:   Policy{Bootstrap: "allow", Every: config.Duration(15 * time.Second), Workloads: true},
 		DrainFor: config.Duration(30 * time.Second),
 	}
 }
@@ -128,7 +166,10 @@ func (c *Config) Validate(p *config.Problems) {
 	if c.Containerd.Manage {
 		p.Required("containerd.certsDir", c.Containerd.CertsDir)
 	}
-	p.OneOf("mirrors.mode", c.Mirrors.Mode, "advisory")
+	p.OneOf("mirrors.mode", c.Mirrors.Mode, modeAdvisory, modeEnforced)
+	if c.Mirrors.Mode == modeEnforced && c.Hub.MirrorURL == "" {
+		p.Add("hub.mirrorURL", "must be given with mirrors.mode enforced: the hub, as containerd reaches it, is asked in place of the registry")
+	}
 	if len(c.Mirrors.Registries) == 0 && !c.Mirrors.All {
 		p.Add("mirrors.registries", "must name at least one registry, or mirrors.all be true")
 	}
@@ -144,11 +185,33 @@ func (c *Config) Validate(p *config.Problems) {
 	for name, u := range c.Upstreams {
 		p.HTTPURL(fmt.Sprintf("upstreams[%s].url", name), u.URL)
 	}
-	if c.PolicyFile != "" {
-		p.Add("policyFile", "policies are not in this release; leave it out")
+	if c.NodeName != "" && !hubapi.IsNodeName(c.NodeName) {
+		p.Addf("nodeName", "%q cannot be a name; want up to 253 letters, digits and marks, without spaces", c.NodeName)
 	}
+	c.Policy.validate(p, c)
 	p.Required("cache.dir", c.Cache.Dir)
 	if c.Cache.MaxBytes <= 0 {
 		p.Add("cache.maxBytes", "must be more than 0")
+	}
+}
+
+func (c *Policy) validate(p *config.Problems, whole *Config) {
+	p.OneOf("policy.bootstrap", c.Bootstrap, "allow", "deny")
+	if c.Bootstrap == "deny" && !whole.judges() {
+		p.Add("policy.bootstrap", "everything would be refused for ever: give policy.keysFile, or policyFile")
+	}
+	if c.KeysFile != "" && whole.PolicyFile == "" && whole.Hub.URL == "" {
+		p.Add("policy.keysFile", "there is no hub to get a policy from; give hub.url, or policyFile")
+	}
+	if c.MaxAge < 0 {
+		p.Add("policy.maxAge", "must not be negative")
+	}
+	if c.Every < config.Duration(time.Second) {
+		p.Add("policy.every", "must be a second at least")
+	}
+	for i, d := range c.Exempt {
+		if _, err := oci.ParseDigest(d); err != nil {
+			p.Addf(fmt.Sprintf("policy.exempt[%d]", i), "%q is not a digest; want sha256:...", d)
+		}
 	}
 }

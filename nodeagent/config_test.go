@@ -3,6 +3,7 @@ package nodeagent
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/breakwater-oci/breakwater/pkg/config"
@@ -32,6 +33,11 @@ policyFile: ""
 	if c.Cache.MaxBytes != 1<<30 {
 		t.Errorf("the environment does not win: %v", c.Cache.MaxBytes)
 	}
+	c.Mirrors.Mode = "enforced"
+	if o, err := c.Hosts(); err != nil || !o.Enforced {
+		t.Errorf("enforced: %+v, %v", o, err)
+	}
+	c.Mirrors.Mode = "advisory"
 	o, err := c.Hosts()
 	if err != nil || o.AgentURL != "http://127.0.0.1:7830" || len(o.Registries) != 5 || o.Registries[0].Upstream != "https://registry-1.docker.io" {
 		t.Errorf("hosts = %+v, %v", o, err)
@@ -42,6 +48,25 @@ policyFile: ""
 		c.Listen = listen
 		if got := c.agentURL(); got != want {
 			t.Errorf("listening on %s, containerd is sent to %s, want %s", listen, got, want)
+		}
+	}
+}
+
+// Without a hub that containerd reaches, enforced mode would leave it nobody.
+func TestEnforcedNeedsMirrorURL(t *testing.T) {
+	for _, tt := range []struct{ yaml, fault string }{
+		{"mirrors: {mode: enforced}", "hub.mirrorURL"},
+		{"mirrors: {mode: strict}", "mirrors.mode"},
+		{"mirrors: {mode: enforced}\nhub: {mirrorURL: https://hub.example}", ""},
+	} {
+		file := filepath.Join(t.TempDir(), "node.yaml")
+		if err := os.WriteFile(file, []byte(tt.yaml), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c := DefaultConfig()
+		err := config.Load(file, &c, config.Options{})
+		if (err == nil) != (tt.fault == "") || err != nil && !strings.Contains(err.Error(), tt.fault) {
+			t.Errorf("%s: %v, want %q", tt.yaml, err, tt.fault)
 		}
 	}
 }

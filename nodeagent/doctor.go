@@ -2,6 +2,7 @@ package nodeagent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -26,9 +27,10 @@ type Finding struct {
 func Doctor(ctx context.Context, cfg Config) []Finding {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	return []Finding{
-		checkAgent(ctx, cfg), checkHub(ctx, cfg), checkCertsDir(cfg), checkContainerd(ctx, cfg), checkConfigPath(cfg), checkCache(cfg),
+	all := []Finding{
+		checkAgent(ctx, cfg), checkHub(ctx, cfg), checkCertsDir(cfg), checkMode(cfg), checkContainerd(ctx, cfg), checkConfigPath(cfg), checkCache(cfg),
 	}
+	return append(append(all, checkPolicy(ctx, cfg)...), checkWorkloads(ctx, cfg))
 }
 
 func checkAgent(ctx context.Context, cfg Config) Finding {
@@ -54,12 +56,15 @@ func checkHub(ctx context.Context, cfg Config) Finding {
 }
 
 // ask says whether something answers as a registry: also a 401 is an answer.
-func ask(ctx context.Context, url string) error {
+func ask(ctx context.Context, url string) error { return askBy(ctx, &http.Client{}, url) }
+
+func askBy(ctx context.Context, client *http.Client, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	res, err := (&http.Client{}).Do(req)
+	req.Header.Set("User-Agent", userAgent())
+	res, err := client.Do(req)
 	if err != nil {
 		return err
 	}
@@ -94,6 +99,50 @@ func checkCertsDir(cfg Config) Finding {
 		return f
 	}
 	f.OK, f.Text = true, "as it should be in "+cfg.Containerd.CertsDir
+	return f
+}
+
+// checkMode says who is asked for an image, and whether what lies in certs.d
+// still has it so.
+func checkMode(cfg Config) Finding {
+	f := Finding{Name: "mirrors.mode", OK: true}
+	o, err := cfg.Hosts()
+	if err != nil {
+		f.OK, f.Text = false, err.Error()
+		return f
+	}
+	which := strings.Join(cfg.Mirrors.Registries, ", ")
+	if cfg.Mirrors.All {
+		which = "every registry"
+	}
+	order := "the agent"
+	if cfg.Hub.MirrorURL != "" {
+		order += ", then the hub at " + cfg.Hub.MirrorURL
+	}
+	if o.Enforced {
+		f.Text = fmt.Sprintf("enforced: for %s containerd asks %s, and nobody else; with both down nothing new is pulled", which, order)
+	} else {
+		f.Text = fmt.Sprintf("advisory: for %s containerd asks %s, then what was there before, and the registry itself", which, order)
+	}
+	others, err := hosts.Others(o)
+	if err == nil && o.Enforced && len(others) > 0 {
+		f.Text += ". Not so for what has a folder of its own in certs.d: " + strings.Join(others, ", ")
+	}
+	if o.Enforced && !o.All {
+		f.Text += ". Registries that are not in mirrors.registries are asked directly (mirrors.all: true has all asked so)"
+	}
+	drift, derr := hosts.Check(o)
+	switch {
+	case errors.Join(err, derr) != nil || len(drift) > 0:
+		f.OK = false
+		f.Text += ". But hosts.toml does not say so now: see hosts.toml above"
+		f.Fix = "breakwater-node install, or let breakwater-node serve repair it"
+		if !cfg.Containerd.Manage {
+			f.OK, f.Fix = !o.Enforced, "containerd.manage is false: write hosts.toml as `breakwater-node install --dry-run` says, or run install"
+		}
+	default:
+		f.Text += ". hosts.toml says so too"
+	}
 	return f
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,10 +20,13 @@ import (
 
 	"github.com/breakwater-oci/breakwater/hosts"
 	"github.com/breakwater-oci/breakwater/nodeagent/cache"
+	"github.com/breakwater-oci/breakwater/nodeagent/judge"
 	"github.com/breakwater-oci/breakwater/nodeagent/mirror"
 	"github.com/breakwater-oci/breakwater/nodeagent/status"
+	"github.com/breakwater-oci/breakwater/nodeagent/workload"
 	"github.com/breakwater-oci/breakwater/pkg/config"
 	"github.com/breakwater-oci/breakwater/pkg/httpx"
+	"github.com/breakwater-oci/breakwater/pkg/hubapi"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/ociclient"
 	"github.com/breakwater-oci/breakwater/pkg/ociserver"
@@ -55,9 +59,12 @@ type Agent struct {
 	log     *slog.Logger
 	cache   *cache.Cache
 	mirror  *mirror.Mirror
+	gate    *gated          // nil: this node judges nothing
+	runs    *workload.Watch // nil: nobody asks what runs an image
 	health  *telemetry.Health
 	listen  net.Listener
 	status  net.Listener
+	socket  net.Listener // for the image verifier; nil when there is none
 	handler http.Handler
 	pages   http.Handler
 }
@@ -71,6 +78,9 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error
 			a.Close()
 		}
 	}()
+	if err := makeState(cfg.StateDir); err != nil {
+		return nil, fmt.Errorf("stateDir: %w", err)
+	}
 	if a.listen, err = httpx.Listen(cfg.Listen); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
@@ -88,7 +98,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error
 	if err != nil {
 		return nil, err
 	}
-	hub, err := hubClient(cfg.Hub, log)
+	hub, err := hubClient(cfg, log)
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)
 	}
@@ -97,27 +107,47 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error
 		Upstream: func(registry string) (*ociclient.Client, error) { return upstreamClient(cfg, registry, log) },
 		Log:      log,
 	})
+	if a.runs, err = a.watchWorkloads(); err != nil {
+		return nil, err
+	}
+	if a.gate, err = openGate(a.cfg, a.mirror, a.noted, reg, log); err != nil {
+		return nil, err
+	}
+	if err := a.checks(cfg.Hub, log); err != nil {
+		return nil, err
+	}
+	a.socket = a.listenVerify()
 	recent := pulls.New(keepPulls)
-	a.handler = httpx.Middleware{Log: log, Metrics: httpx.NewMetrics(reg, ociserver.Kinds()...)}.Wrap(server(a.mirror, recent, reg, log))
+	a.handler = httpx.Middleware{Log: log, Metrics: httpx.NewMetrics(reg, ociserver.Kinds()...)}.Wrap(a.server(recent, reg))
 	a.pages = a.statusPages(reg, recent, hub)
 	return a, nil
 }
 
 // server speaks the registry protocol to containerd.
-func server(m *mirror.Mirror, recent *pulls.Log, reg prometheus.Registerer, log *slog.Logger) http.Handler {
-	return ociserver.New(m, ociserver.Options{
-		Name: m.Name, Containerd: true, HeaderTimeout: answerWithin, StallTimeout: stallAfter,
-		Observe: recent.Observe,
-		Log:     log, Metrics: reg,
-	})
+func (a *Agent) server(recent *pulls.Log, reg prometheus.Registerer) http.Handler {
+	o := ociserver.Options{
+		Name: a.mirror.Name, Containerd: true, HeaderTimeout: answerWithin, StallTimeout: stallAfter,
+		Observe: func(e ociserver.Event) { recent.Observe(e); a.served(e) },
+		Log:     a.log, Metrics: reg,
+	}
+	if a.gate == nil {
+		return ociserver.New(a.mirror, o)
+	}
+	o.Authenticate = func(r *http.Request) (context.Context, error) {
+		return oci.WithCaller(r.Context(), oci.Caller{Agent: strings.HasPrefix(r.UserAgent(), agentName)}), nil
+	}
+	o.HeaderTimeout = answerJudgedWithin // the mirror is held to answerWithin behind the gate
+	return ociserver.New(a.gate, o)
 }
 
-func hubClient(c Hub, log *slog.Logger) (*ociclient.Client, error) {
+func hubClient(cfg Config, log *slog.Logger) (*ociclient.Client, error) {
+	c := cfg.Hub
 	if c.URL == "" {
 		return nil, nil
 	}
 	o := ociclient.Options{
-		URL: c.URL, CAFile: c.CAFile, Source: oci.FromHub, Trust: true, UserAgent: "breakwater-node/" + version.String(),
+		URL: c.URL, CAFile: c.CAFile, Source: oci.FromHub, Trust: true, UserAgent: userAgent(),
+		Header:      http.Header{hubapi.NodeHeader: {cfg.nodeName()}},
 		DialTimeout: time.Second, PingAfter: hubPingAfter, StallTimeout: hubStallAfter, Log: log,
 	}
 	switch {
@@ -130,6 +160,12 @@ func hubClient(c Hub, log *slog.Logger) (*ociclient.Client, error) {
 	return ociclient.New(o)
 }
 
+// userAgent is what the agent calls itself.
+// agentName is what the User-Agent of this program begins with.
+const agentName = "breakwater-node/"
+
+func userAgent() string { return agentName + version.String() }
+
 func readSecret(value config.Secret, file string) (string, error) {
 	s, err := config.ReadSecret(value, file, nil)
 	return s.Reveal(), err
@@ -140,7 +176,7 @@ func readSecret(value config.Secret, file string) (string, error) {
 func upstreamClient(cfg Config, registry string, log *slog.Logger) (*ociclient.Client, error) {
 	u := cfg.Upstreams[registry]
 	return ociclient.New(ociclient.Options{
-		URL: cfg.upstreamURL(registry), CAFile: u.CAFile, UserAgent: "breakwater-node/" + version.String(),
+		URL: cfg.upstreamURL(registry), CAFile: u.CAFile, UserAgent: userAgent(),
 		DialTimeout: 2 * time.Second, Log: log,
 	})
 }
@@ -160,7 +196,7 @@ func (c Config) upstreamURL(registry string) string {
 func (c Config) Hosts() (hosts.Options, error) {
 	o := hosts.Options{
 		CertsDir: c.Containerd.CertsDir, StateDir: c.hostsState(),
-		AgentURL: c.agentURL(), HubURL: c.Hub.MirrorURL, All: c.Mirrors.All,
+		AgentURL: c.agentURL(), HubURL: c.Hub.MirrorURL, All: c.Mirrors.All, Enforced: c.Mirrors.Mode == modeEnforced,
 	}
 	for _, r := range c.Mirrors.Registries {
 		o.Registries = append(o.Registries, hosts.Registry{Name: r, Upstream: c.upstreamURL(r)})
@@ -195,11 +231,18 @@ func Install(cfg Config, dryRun bool) (hosts.Report, error) {
 	if dryRun {
 		return hosts.Plan(o)
 	}
+	if err := makeState(cfg.StateDir); err != nil {
+		return hosts.Report{}, err
+	}
 	return hosts.Apply(o)
 }
 
-// Uninstall puts back what was in certs.d before.
-func Uninstall(cfg Config) (hosts.Report, error) {
+// Uninstall puts back what was in certs.d before, or with dryRun says what it
+// would do.
+func Uninstall(cfg Config, dryRun bool) (hosts.Report, error) {
+	if dryRun {
+		return hosts.PlanRemove(cfg.Containerd.CertsDir, cfg.hostsState())
+	}
 	return hosts.Remove(cfg.Containerd.CertsDir, cfg.hostsState())
 }
 
@@ -209,8 +252,10 @@ func (a *Agent) statusPages(reg *prometheus.Registry, recent *pulls.Log, hub *oc
 	mux.Handle("GET /status", status.Handler(status.Sources{
 		StartedAt: time.Now().UTC(), Cache: a.cache, Pulls: recent, Filling: a.mirror.Filling,
 		HubURL: a.cfg.Hub.URL, HubAway: func() bool { return hub != nil && hub.Tripped() },
-		CacheDir: a.cfg.Cache.Dir, Mirrors: a.cfg.Mirrors.Registries, Drift: a.drift,
+		CacheDir: a.cfg.Cache.Dir, Mirrors: a.cfg.Mirrors.Registries, Drift: a.drift, Policy: a.policyState,
 	}))
+	mux.Handle("GET /policy", status.Policy(a.policyState))
+	mux.Handle("GET /policy/decisions", status.Decisions(a.decisionList))
 	return mux
 }
 
@@ -260,6 +305,15 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.health.Drain()
 		return nil
 	})
+	if a.gate != nil {
+		g.Go(func() error { a.gate.judge.Run(gctx); return nil })
+	}
+	if a.runs != nil {
+		g.Go(func() error { a.runs.Run(gctx); return nil })
+	}
+	if a.socket != nil {
+		g.Go(func() error { return judge.ServeSocket(gctx, a.socket, a.verify) })
+	}
 	if a.cfg.Containerd.Manage {
 		g.Go(func() error { a.repairForever(gctx); return nil })
 	}
@@ -295,12 +349,16 @@ func (a *Agent) repair() {
 // Close frees what New opened. Run does so itself.
 func (a *Agent) Close() error {
 	var errs []error
-	for _, l := range []net.Listener{a.listen, a.status} {
+	for _, l := range []net.Listener{a.listen, a.status, a.socket} {
 		if l != nil {
 			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)
 			}
 		}
+	}
+	if a.gate != nil {
+		errs = append(errs, a.gate.judge.Close())
+		a.gate = nil
 	}
 	if a.mirror != nil {
 		a.mirror.Close()

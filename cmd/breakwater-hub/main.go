@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/breakwater-oci/breakwater/hub"
+	"github.com/breakwater-oci/breakwater/pkg/cli"
 	"github.com/breakwater-oci/breakwater/pkg/config"
 	"github.com/breakwater-oci/breakwater/pkg/telemetry"
 	"github.com/breakwater-oci/breakwater/pkg/version"
@@ -50,9 +52,13 @@ is BREAKWATER_STORAGE_FILESYSTEM_ROOT. BREAKWATER_ADMIN_PASSWORD sets the admin'
 			RunE: func(c *cobra.Command, _ []string) error { return serve(c.Context(), file) },
 		},
 		&cobra.Command{
-			Use: "check-config", Short: "Say whether the configuration is right", Args: cobra.NoArgs,
+			Use: "check-config", Short: "Say whether the configuration is right, and the policy file that it names", Args: cobra.NoArgs,
 			RunE: func(c *cobra.Command, _ []string) error {
-				if _, err := load(file); err != nil {
+				cfg, err := load(file)
+				if err != nil {
+					return err
+				}
+				if err := cfg.CheckPolicyFile(); err != nil {
 					return err
 				}
 				fmt.Fprintln(c.OutOrStdout(), "the configuration is right")
@@ -68,6 +74,7 @@ is BREAKWATER_STORAGE_FILESYSTEM_ROOT. BREAKWATER_ADMIN_PASSWORD sets the admin'
 			Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), "breakwater-hub "+version.String()) },
 		},
 	)
+	cli.Say(c)
 	return c
 }
 
@@ -117,10 +124,14 @@ func serve(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
+	if err := closeProcess(); err != nil {
+		return err
+	}
 	log, err := telemetry.NewLoggerFor(os.Stderr, cfg.Log.Format, cfg.Log.Level)
 	if err != nil {
 		return err
 	}
+	slog.SetDefault(slog.New(hub.Quiet(log.Handler())))
 	h, err := hub.New(ctx, cfg, log)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/breakwater-oci/breakwater/nodeagent"
+	"github.com/breakwater-oci/breakwater/pkg/cli"
 	"github.com/breakwater-oci/breakwater/pkg/config"
 	"github.com/breakwater-oci/breakwater/pkg/telemetry"
 	"github.com/breakwater-oci/breakwater/pkg/version"
@@ -55,6 +56,7 @@ is BREAKWATER_CACHE_MAX_BYTES.`,
 			Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), "breakwater-node "+version.String()) },
 		},
 	)
+	cli.Say(c)
 	return c
 }
 

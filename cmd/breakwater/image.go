@@ -10,7 +10,7 @@ import (
 
 func imageCommand() *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "Images that the hub holds"}
-	c.AddCommand(imageList(), imageRemove())
+	c.AddCommand(imageList(), imageRemove(), imageScan())
 	return c
 }
 

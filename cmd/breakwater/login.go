@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,19 +52,28 @@ func (f *hubFlags) client() (*hubapi.Client, error) {
 	return hubapi.NewClient(l.Hub, l.Username, l.Password, nil), nil
 }
 
-// login is the hub, and who the person is to it.
-func (f *hubFlags) login() (l login, err error) {
+// remembered is what `breakwater login` has kept; the zero login is nothing.
+func remembered() (l login, err error) {
 	path, err := loginPath()
 	if err != nil {
 		return l, err
 	}
 	b, err := os.ReadFile(path)
-	switch {
-	case err == nil:
-		if err := json.Unmarshal(b, &l); err != nil {
-			return l, fmt.Errorf("%s is damaged, log in again: %w", path, err)
-		}
-	case !errors.Is(err, fs.ErrNotExist):
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil
+	}
+	if err != nil {
+		return l, err
+	}
+	if err := json.Unmarshal(b, &l); err != nil {
+		return l, fmt.Errorf("%s is damaged, log in again: %w", path, err)
+	}
+	return l, nil
+}
+
+// login is the hub, and who the person is to it.
+func (f *hubFlags) login() (l login, err error) {
+	if l, err = remembered(); err != nil {
 		return l, err
 	}
 	for _, hub := range []string{f.hub, os.Getenv("BREAKWATER_HUB")} {
@@ -76,9 +86,32 @@ func (f *hubFlags) login() (l login, err error) {
 		break
 	}
 	if l.Hub == "" {
-		return l, errors.New("no hub is known: log in with `breakwater login HUB`, or name it by a flag or by BREAKWATER_HUB")
+		return l, errors.New("no hub is known: log in with `breakwater login HUB`, or name it by --hub or by BREAKWATER_HUB")
 	}
 	return l, nil
+}
+
+// sayElsewhere makes a hub's refusal of strangers say, for who is logged in to
+// another one, that this is why.
+func sayElsewhere(c *cobra.Command) {
+	if flag, run := c.Flags().Lookup("hub"), c.RunE; flag != nil && run != nil {
+		c.RunE = func(c *cobra.Command, args []string) error {
+			err := run(c, args)
+			if !isStatus(err, http.StatusUnauthorized) {
+				return err
+			}
+			f := hubFlags{hub: flag.Value.String()}
+			asked, aerr := f.login()
+			kept, kerr := remembered()
+			if aerr != nil || kerr != nil || kept.Hub == "" || kept.Hub == asked.Hub {
+				return err
+			}
+			return fmt.Errorf("you are logged in to %s, not to %s: breakwater login %[2]s", kept.Hub, asked.Hub)
+		}
+	}
+	for _, sub := range c.Commands() {
+		sayElsewhere(sub)
+	}
 }
 
 // hubURL makes a URL of what people type.

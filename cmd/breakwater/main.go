@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/breakwater-oci/breakwater/pkg/cli"
 	"github.com/breakwater-oci/breakwater/pkg/version"
 )
 
@@ -39,17 +39,10 @@ Start with:
   breakwater status             what was pulled lately, and where each blob came from`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("unknown command %q; see breakwater --help", args[0])
-			}
-			return c.Help()
-		},
 	}
-	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return errors.Join(err, fmt.Errorf("see %s --help", c.CommandPath()))
-	})
-	c.AddCommand(upCommand(), loginCommand(), whoamiCommand(), projectCommand(), imageCommand(), importCommand(), trashCommand(), gcCommand(), userCommand(), robotCommand(), statusCommand(), versionCommand())
+	c.AddCommand(upCommand(), loginCommand(), whoamiCommand(), projectCommand(), imageCommand(), policyCommand(), scanCommand(), importCommand(), trashCommand(), gcCommand(), userCommand(), robotCommand(), statusCommand(), versionCommand())
+	cli.Say(c)
+	sayElsewhere(c)
 	return c
 }
 

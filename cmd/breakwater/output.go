@@ -72,3 +72,11 @@ func (t *table) row(cells ...any) {
 }
 
 func (t *table) line(s string) { fmt.Fprintln(t.w, s) }
+
+// count is a number of things.
+func count(n int, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
+}

@@ -69,24 +69,29 @@ func statusCommand() *cobra.Command {
 }
 
 func nodeStatus(ctx context.Context, base string) (s hubapi.NodeStatus, err error) {
+	return s, askNode(ctx, base, "/status", &s)
+}
+
+// askNode reads what a node agent's status port says at a path.
+func askNode(ctx context.Context, base, path string, into any) error {
 	if !strings.Contains(base, "://") {
 		base = "http://" + base
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(base, "/")+"/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(base, "/")+path, nil)
 	if err != nil {
-		return s, err
+		return err
 	}
 	res, err := (&http.Client{}).Do(req)
 	if err != nil {
-		return s, err
+		return err
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return s, fmt.Errorf("%s answered %s; is it a node agent's status port?", base, res.Status)
+		return fmt.Errorf("%s answered %s; is it a node agent's status port?", base, res.Status)
 	}
-	return s, json.NewDecoder(http.MaxBytesReader(nil, res.Body, 32<<20)).Decode(&s)
+	return json.NewDecoder(http.MaxBytesReader(nil, res.Body, 32<<20)).Decode(into)
 }
 
 func drawHub(t *table, s hubapi.Status) {
@@ -122,11 +127,38 @@ func drawNode(t *table, s hubapi.NodeStatus, blobs bool) {
 	t.row("HUB", hub)
 	t.row("CACHE", s.Cache.Dir, fmt.Sprintf("%s of %s in %d objects", bytes(s.Cache.Bytes), bytes(s.Cache.MaxBytes), s.Cache.Objects), s.Cache.Off)
 	t.row("MIRRORS", strings.Join(s.Mirrors, " "))
+	t.row("POLICY", nodePolicy(s.Policy))
 	for _, d := range s.Drift {
 		t.row("CHANGED", d)
 	}
 	t.line("")
 	drawPulls(t, s.Pulls, blobs)
+}
+
+// nodePolicy is what a node judges by, in one line.
+func nodePolicy(p hubapi.NodePolicyState) string {
+	var text string
+	switch {
+	case p.Source == "none" || p.Source == "":
+		return "none: nothing is refused"
+	case !p.Held:
+		text = "none yet, so " + p.Bootstrap + " all"
+	default:
+		text = fmt.Sprintf("revision %d from the %s", p.Revision, p.Source)
+		if !p.ConfirmedAt.IsZero() {
+			text += ", confirmed " + since(p.ConfirmedAt) + " ago"
+		}
+		if !p.Enforces {
+			text += ", audit only"
+		}
+		if p.Stale {
+			text += ", STALE (" + p.OnStale + ")"
+		}
+	}
+	if p.Error != "" {
+		text += "; " + p.Error
+	}
+	return text
 }
 
 func drawPulls(t *table, all []pulls.Pull, blobs bool) {

@@ -4,15 +4,21 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
+	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/breakwater-oci/breakwater/hub"
 	"github.com/breakwater-oci/breakwater/nodeagent"
+	"github.com/breakwater-oci/breakwater/pkg/config"
 	"github.com/breakwater-oci/breakwater/pkg/telemetry"
 	"github.com/breakwater-oci/breakwater/pkg/version"
 )
@@ -66,8 +72,10 @@ func up(ctx context.Context, w io.Writer, o upOptions) error {
 	if err != nil {
 		return err
 	}
+	slog.SetDefault(slog.New(hub.Quiet(log.Handler())))
 	hubConfig := hub.DefaultConfig(data)
 	hubConfig.Listen, hubConfig.Metrics.Listen = o.hubListen, o.hubMetrics
+	hubConfig.ExternalURL = urlOf(o.hubListen)
 	h, err := hub.New(ctx, hubConfig, log.With("program", "hub"))
 	if err != nil {
 		return err
@@ -80,6 +88,12 @@ func up(ctx context.Context, w io.Writer, o upOptions) error {
 	nodeConfig.Cache.MinFreeBytes = 1 << 30 // a workstation's disk is not a node's
 	nodeConfig.Containerd.Manage = o.containerd
 	nodeConfig.Containerd.CertsDir = o.certsDir
+	nodeConfig.Policy.KeysFile = filepath.Join(data, "node", "hub-keys.pem")
+	nodeConfig.Policy.Every = config.Duration(2 * time.Second) // one node costs the hub little, and who tries it out waits
+	if err := writeKeys(h, nodeConfig.Policy.KeysFile); err != nil {
+		h.Close()
+		return fmt.Errorf("give the node agent the hub's keys: %w", err)
+	}
 	node, err := nodeagent.New(ctx, nodeConfig, log.With("program", "node"))
 	if err != nil {
 		h.Close()
@@ -103,11 +117,37 @@ func up(ctx context.Context, w io.Writer, o upOptions) error {
 	})
 	err = g.Wait()
 	if o.containerd {
-		if _, rerr := nodeagent.Uninstall(nodeConfig); rerr != nil {
+		if _, rerr := nodeagent.Uninstall(nodeConfig, false); rerr != nil {
 			return fmt.Errorf("put back containerd's mirrors: %w", rerr)
 		}
 	}
 	return err
+}
+
+// urlOf is where a hub that listens there is reached, and so what policies call
+// its own images: as they are pushed. "" is that addr does not say it.
+func urlOf(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" || port == "0" {
+		return ""
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+		return ""
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// writeKeys puts the keys that the hub signs policies with where the agent reads
+// them. On a node a person does that.
+func writeKeys(h *hub.Hub, file string) error {
+	pem, err := h.PolicyKeys()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil { //nolint:gosec // it holds public keys, and what has its own mode
+		return err
+	}
+	return renameio.WriteFile(file, []byte(pem), 0o644)
 }
 
 // welcome says what is there and what to try next.

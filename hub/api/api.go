@@ -16,7 +16,10 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/breakwater-oci/breakwater/hub/identity"
+	"github.com/breakwater-oci/breakwater/hub/judge"
 	"github.com/breakwater-oci/breakwater/hub/meta"
+	"github.com/breakwater-oci/breakwater/hub/scan"
+	"github.com/breakwater-oci/breakwater/hub/scan/vulndb"
 	"github.com/breakwater-oci/breakwater/pkg/hubapi"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/pulls"
@@ -34,6 +37,13 @@ type Options struct {
 	Authenticate func(*http.Request) (oci.Caller, error)
 	Filling      func() int
 	Upstreams    func(context.Context) ([]hubapi.Upstream, error)
+	Judge        *judge.Judge
+	Scans        *scan.Service // nil: this hub does not scan
+	// Vulnerabilities is the database that scans are matched against; nil: this
+	// hub keeps none.
+	Vulnerabilities *vulndb.DB
+	// MayPull says whether the caller may pull that image.
+	MayPull func(ctx context.Context, repo string, ref oci.Reference) (bool, error)
 	// Reserved says whether a project's name is a proxy's.
 	Reserved func(name string) bool
 	Log      *slog.Logger
@@ -70,6 +80,8 @@ func (s *server) routes(api huma.API) {
 	s.robotRoutes(api)
 	s.trashRoutes(api)
 	s.gcRoutes(api)
+	s.policyRoutes(api)
+	s.scanRoutes(api)
 }
 
 func get[I, O any](api huma.API, path, id, summary string, h func(context.Context, *I) (*O, error)) {

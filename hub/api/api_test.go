@@ -12,10 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/breakwater-oci/breakwater/hub/judge"
 	"github.com/breakwater-oci/breakwater/hub/meta"
 	"github.com/breakwater-oci/breakwater/pkg/hubapi"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 	"github.com/breakwater-oci/breakwater/pkg/pulls"
+	"github.com/breakwater-oci/breakwater/policy"
 )
 
 // newAPI serves the API; whoever gives the password "admin" is one, "user" is
@@ -43,9 +46,35 @@ func newAPI(t *testing.T) string {
 		Filling:   func() int { return 0 },
 		Upstreams: func(context.Context) ([]hubapi.Upstream, error) { return nil, nil },
 		Reserved:  func(name string) bool { return name == "docker.io" },
+		Judge:     newJudge(t, rows),
+		MayPull:   func(context.Context, string, oci.Reference) (bool, error) { return false, nil },
 	}))
 	t.Cleanup(srv.Close)
 	return srv.URL
+}
+
+// newJudge judges what is in memory, by no policy.
+func newJudge(t *testing.T, rows *meta.Store) *judge.Judge {
+	t.Helper()
+	j, err := judge.New(t.Context(), judge.Options{
+		Rows: rows, Images: ocitest.NewMemory(),
+		Subject: func(repo string, ref oci.Reference) (policy.Subject, error) {
+			return policy.NewSubject("hub.test", repo, ref)
+		},
+		Repo: func(name string) (string, bool) { return strings.CutPrefix(name, "hub.test/") },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+// forUsers are what users may ask too: each decides by the image that is meant.
+var forUsers = map[string]int{
+	"post " + hubapi.PathJudge:   422, // the body is another's
+	"get " + hubapi.PathDecision: 404,
+	"get " + hubapi.PathScan:     200,
+	"get " + hubapi.PathScans:    422, // no image is named
 }
 
 // Every path refuses strangers and users, but for whoami.
@@ -69,8 +98,11 @@ func TestRights(t *testing.T) {
 				if path == hubapi.PathWhoami && password != "wrong" {
 					want = 200
 				}
+				if status, ok := forUsers[method+" "+path]; ok && password == "user" {
+					want = status
+				}
 				req, err := http.NewRequestWithContext(t.Context(), strings.ToUpper(method),
-					url+strings.ReplaceAll(path, "{name}", "team")+"?repository=a/b", strings.NewReader(`{"public":true}`))
+					url+strings.NewReplacer("{name}", "team", "{id}", "d-1").Replace(path)+"?repository=a/b", strings.NewReader(`{"public":true}`))
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -80,6 +80,9 @@ func (s *server) deleteImage(ctx context.Context, in *deleteImageInput) (*body[h
 	if err != nil {
 		return nil, huma.Error422UnprocessableEntity(in.Reference + " is neither a tag nor a digest")
 	}
+	if err := s.Judge.Gate().CheckDeletion(ctx, in.Repository, ref); err != nil {
+		return nil, s.fail(err)
+	}
 	d, err := s.Rows.DeleteImage(ctx, in.Repository, ref, oci.CallerFrom(ctx).Name, in.DryRun)
 	if err != nil {
 		return nil, s.trashFault(err, in.Reference+" in "+in.Repository)
@@ -100,6 +103,9 @@ type deleteRepositoryInput struct {
 }
 
 func (s *server) deleteRepository(ctx context.Context, in *deleteRepositoryInput) (*body[hubapi.DeletedRepository], error) {
+	if err := s.Judge.CheckRepository(ctx, in.Name); err != nil {
+		return nil, s.fail(err)
+	}
 	op, manifests, tags, err := s.Rows.DeleteRepo(ctx, in.Name, oci.CallerFrom(ctx).Name, in.DryRun)
 	if err != nil {
 		return nil, s.trashFault(err, "repository "+in.Name+" with anything in it")

@@ -36,6 +36,7 @@ func (nothing) Walk(context.Context, string, func(blob.Object) error) error { re
 func newTrash(t *testing.T) (*hubapi.Client, *meta.Store) {
 	rows := metatest.Open(t, "sqlite", meta.Config{GC: meta.GC{Delay: -1, Quarantine: -1}})
 	must(t, rows.StartReplica(t.Context(), "", "test"))
+	j := newJudge(t, rows)
 	g := gc.New(rows, nothing{}, gc.Options{Every: time.Hour})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
@@ -45,7 +46,7 @@ func newTrash(t *testing.T) (*hubapi.Client, *meta.Store) {
 		time.Sleep(time.Millisecond)
 	}
 	srv := httptest.NewServer(New(Options{
-		Version: "test", Rows: rows, GC: g, Log: slog.New(slog.DiscardHandler),
+		Version: "test", Rows: rows, GC: g, Judge: j, Log: slog.New(slog.DiscardHandler),
 		Authenticate: func(*http.Request) (oci.Caller, error) { return oci.Caller{Name: "ann", Admin: true}, nil },
 	}))
 	t.Cleanup(srv.Close)

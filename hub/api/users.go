@@ -31,7 +31,12 @@ func (s *server) userRoutes(api huma.API) {
 }
 
 func register[I, O any](api huma.API, who huma.Middlewares, method, path, id, summary string, h func(context.Context, *I) (*O, error)) {
-	huma.Register(api, huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary, Middlewares: who}, h)
+	registerUpTo(api, 1<<20, who, method, path, id, summary, h)
+}
+
+// registerUpTo is register for bodies of up to so many bytes.
+func registerUpTo[I, O any](api huma.API, maxBytes int64, who huma.Middlewares, method, path, id, summary string, h func(context.Context, *I) (*O, error)) {
+	huma.Register(api, huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary, Middlewares: who, MaxBodyBytes: maxBytes}, h)
 }
 
 // pathName is the context's key for the name that a path has.

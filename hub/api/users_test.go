@@ -44,7 +44,7 @@ func newPeople(t *testing.T) *people {
 	p.must(err)
 	_, err = p.id.EnsureAdmin(t.Context(), "root", rootPassword)
 	p.must(err)
-	srv := httptest.NewServer(New(Options{Version: "test", Rows: rows, Identity: p.id, Authenticate: p.id.Authenticate, Log: log}))
+	srv := httptest.NewServer(New(Options{Version: "test", Rows: rows, Judge: newJudge(t, rows), Identity: p.id, Authenticate: p.id.Authenticate, Log: log}))
 	t.Cleanup(srv.Close)
 	p.url, p.root = srv.URL, hubapi.NewClient(srv.URL, "root", rootPassword, nil)
 	return p

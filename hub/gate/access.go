@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -114,6 +115,11 @@ func pull[T any](ctx context.Context, a *Access, repo string, get func() (T, oci
 		}
 	}
 	got, answer, err := get()
+	if err == nil && answer.Visibility == "" { // of a policy's refusal, which is not of one repository
+		if v, lookup := a.sight.Visibility(ctx, repo); lookup == nil { // else it is not shown
+			answer.Visibility = v
+		}
+	}
 	switch {
 	case err == nil && answer.Visibility == oci.Public:
 		return got, nil
@@ -122,12 +128,13 @@ func pull[T any](ctx context.Context, a *Access, repo string, get func() (T, oci
 			opened.Close() // its error would say that it is there
 		}
 		return out, a.refuse(c, private, repo, rbac.Pull)
-	case !oci.IsAbsent(err):
+	case !oci.IsAbsent(err) && a.sight.Proxied(repo) && !detailed(err):
 		return out, err
 	}
-	// That something is missing is said only where it could be seen: not of a
-	// proxied repository that no probe was made of either, for what is there is
-	// refused until one shows that anyone may have it.
+	// That something is missing is said only where it could be seen, and so is
+	// what a policy says of it: not of a proxied repository that no probe was made
+	// of either, for what is there is refused until one shows that anyone may have
+	// it.
 	switch v, lookup := a.sight.Visibility(ctx, repo); {
 	case lookup != nil:
 		return out, lookup
@@ -135,6 +142,13 @@ func pull[T any](ctx context.Context, a *Access, repo string, get func() (T, oci
 		return out, a.refuse(c, private, repo, rbac.Pull)
 	}
 	return out, err
+}
+
+// detailed says that an error tells of an image, as a policy's does that is not
+// decided yet.
+func detailed(err error) bool {
+	e, ok := errors.AsType[*oci.Error](err)
+	return ok && e.Code == oci.Unavailable && e.Detail != nil
 }
 
 // Resolve implements [oci.Puller].

@@ -78,6 +78,9 @@ func (i *Identity) subjectOf(ctx context.Context, name, stamp string) (subject, 
 
 // subject looks a caller's name up; [meta.ErrNotFound] when there is none.
 func (i *Identity) subject(ctx context.Context, name string) (subject, error) {
+	if name == ScannerName {
+		return scanner(), nil
+	}
 	if robot, ok := strings.CutPrefix(name, RobotPrefix); ok {
 		b, err := i.users.Robot(ctx, robot)
 		return ofRobot(b), err

@@ -33,7 +33,7 @@ type Restored struct {
 // use it, else ErrLocked or ErrInUse. The backup's file is used up.
 //
 // What was marked for garbage collection is looked at anew, and the epoch is
-// raised.
+// raised, with that of the policy in use.
 func (b *Backup) Restore(ctx context.Context, c Config, o RestoreOptions) (out Restored, err error) {
 	defer wrap(&err, "restore the database")
 	switch c.Driver {
@@ -62,7 +62,11 @@ func (b *Backup) finish(ctx context.Context, atLeast int64) (epoch int64, err er
 			 WHERE state = 'live' AND review_at > 0`, now); err != nil {
 			return err
 		}
-		epoch, err = raiseEpoch(ctx, q, atLeast, now)
+		if epoch, err = raiseEpoch(ctx, q, atLeast, now); err != nil {
+			return err
+		}
+		_, err = q.Exec(ctx, `
+			UPDATE policies SET epoch = $1 WHERE epoch < $1 AND id = (SELECT max(id) FROM policies)`, epoch*policyEpochs)
 		return err
 	})
 	return epoch, err

@@ -231,6 +231,59 @@ func checkRestored(t *testing.T, r *Store, out Restored, gone int64) {
 	must(t, r.PutManifest(ctx, image("team/app-9", "v1", d)))
 }
 
+// Nodes that hold a policy of after the backup take the one that is restored,
+// and those that come then.
+func TestRestoreRaisesTheEpochOfPolicies(t *testing.T) {
+	ctx := t.Context()
+	s, c, _ := fullStore(t)
+	put := func(s *Store, revision int64) Policy {
+		t.Helper()
+		p, err := s.PutPolicy(ctx, Policy{Revision: revision, Digest: digestOf(fmt.Sprint(revision)), Source: PolicyAPI, Body: "{}"})
+		must(t, err)
+		return p
+	}
+	without, _ := dump(t, c)
+	put(s, 3)
+	first := put(s, 7)
+	path, _ := dump(t, c)
+	lost := put(s, 999_999_999_999_999) // the greatest there is
+	eachTarget(t, func(t *testing.T, to Config) {
+		open := func() *Store {
+			t.Helper()
+			r, err := Open(ctx, to)
+			must(t, err)
+			return r
+		}
+		restore := func(path string) {
+			t.Helper()
+			b, err := OpenBackup(ctx, copyOf(t, path), nil)
+			must(t, err)
+			must(t, second(b.Restore(ctx, to, RestoreOptions{Replace: true})))
+		}
+		restore(path)
+		r := open()
+		in, err := r.Policy(ctx)
+		must(t, err)
+		if in.Digest != first.Digest || in.Epoch <= lost.Epoch {
+			t.Errorf("restored is %s with epoch %d, want %s with more than %d", in.Digest, in.Epoch, first.Digest, lost.Epoch)
+		}
+		if again := put(r, 7); again.Epoch != in.Epoch {
+			t.Errorf("the same document has epoch %d after %d", again.Epoch, in.Epoch)
+		}
+		next := put(r, 8)
+		if next.Epoch <= in.Epoch {
+			t.Errorf("the next epoch is %d after %d", next.Epoch, in.Epoch)
+		}
+		must(t, r.Close())
+		restore(without)
+		r = open()
+		defer r.Close()
+		if p := put(r, 1); p.Epoch <= next.Epoch {
+			t.Errorf("after a restore without a policy the epoch is %d, nodes hold %d", p.Epoch, next.Epoch)
+		}
+	})
+}
+
 func TestRestoreRefusesWhatIsThere(t *testing.T) {
 	_, c, _ := fullStore(t)
 	path, _ := dump(t, c)

@@ -101,6 +101,9 @@ type NewManifest struct {
 	Body   []byte
 	Links  oci.Links // of Body
 	Tag    string    // to point at it; "" for none
+	// Attached says that the hub itself puts it beside its subject, see
+	// [Store.RemoveAttached].
+	Attached bool
 }
 
 // PutManifest stores a manifest in a local repository, which is made when need
@@ -280,13 +283,17 @@ func (s *Store) putManifest(ctx context.Context, q querier, repoID int64, m NewM
 	// The same bytes may come again under another of the types that say the
 	// same (OCI's and Docker's): the last one holds. Pushed anew, it is as young
 	// as one that was not there ([Store.TrashUntagged]).
-	var id int64
+	var id, attached int64
+	if m.Attached && subject != "" {
+		attached = 1
+	}
 	err := q.QueryRow(ctx, `
-		INSERT INTO manifests (repo_id, digest, media_type, artifact_type, subject, annotations, size_bytes, created_at, body, last_pull_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-		ON CONFLICT (repo_id, digest) DO UPDATE SET media_type = excluded.media_type, created_at = excluded.created_at
+		INSERT INTO manifests (repo_id, digest, media_type, artifact_type, subject, annotations, size_bytes, created_at, body, last_pull_at, attached)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+		ON CONFLICT (repo_id, digest) DO UPDATE SET media_type = excluded.media_type, created_at = excluded.created_at,
+			attached = manifests.attached * excluded.attached
 		RETURNING id`,
-		repoID, m.Digest, m.Links.MediaType, m.Links.ArtifactType, subject, annotations, len(m.Body), s.nowMicros(), m.Body, lastPullAt).Scan(&id)
+		repoID, m.Digest, m.Links.MediaType, m.Links.ArtifactType, subject, annotations, len(m.Body), s.nowMicros(), m.Body, lastPullAt, attached).Scan(&id)
 	if err != nil {
 		return err
 	}

@@ -231,3 +231,36 @@ func noGrowth(t *testing.T, s *Store, c *pgx.Conn) {
 		t.Logf("%s: %d and %d blocks", tt.name, blocks[0], blocks[1])
 	}
 }
+
+// What runs an image is found without a look at what runs others.
+func TestPlanOfWorkloads(t *testing.T) {
+	only(t, "postgres")
+	dsn := newDSN(t)
+	s := openStore(t, dsn, nil)
+	c := connect(t, dsn)
+	_, err := c.Exec(t.Context(), `
+		INSERT INTO policy_workloads (digest, name, node, account, workload, last_at)
+		SELECT 'sha256:' || lpad(to_hex(i / 10), 64, '0'), 'x', 'n' || i % 5, 'robot$' || i % 2, 'ns/p' || i, i FROM generate_series(0, 99999) AS i`)
+	must(t, err)
+	_, err = c.Exec(t.Context(), `ANALYZE policy_workloads`)
+	must(t, err)
+	a := &asked{db: s.db}
+	s.db = a
+	defer func() { s.db = a.db }()
+	images := []oci.Digest{oci.Digest(fmt.Sprintf("sha256:%064x", 1)), oci.Digest(fmt.Sprintf("sha256:%064x", 2))}
+	robot := "robot$1"
+	for account, want := range map[*string]int{nil: 20, &robot: 10} {
+		all, err := s.PolicyWorkloads(t.Context(), images, account, 20)
+		must(t, err)
+		if len(all) != want {
+			t.Errorf("%d workloads, want %d", len(all), want)
+		}
+		text := a.db.(*postgresDB).text(a.query)
+		top := explain(t, c, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+text, a.args...)
+		top.walk(func(n *planNode) {
+			if n.Relation == "policy_workloads" && n.Type == "Seq Scan" || n.Removed > 100 {
+				t.Errorf("%s of %s throws %v rows away", n.Type, n.Relation, n.Removed)
+			}
+		})
+	}
+}

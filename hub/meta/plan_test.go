@@ -50,6 +50,7 @@ func everything(t *testing.T, s *Store) {
 	if err := s.DeleteGrant(ctx, "team/app", d); err == nil {
 		t.Error("a blob in use was deleted")
 	}
+	must(t, second(s.RemoveAttached(ctx, "team/app", attach(t, s, "scan", m.Digest).Digest)))
 	must(t, s.DeleteTag(ctx, "team/app", "v1", "ann"))
 	must(t, s.DeleteManifest(ctx, "team/app", m.Digest, "ann"))
 	must(t, s.DeleteGrant(ctx, "team/app", d))
@@ -72,6 +73,8 @@ func everything(t *testing.T, s *Store) {
 	everythingOfIdentity(t, s)
 	everythingOfGC(t, s)
 	everythingOfBackup(t, s)
+	everythingOfScans(t, s)
+	everythingOfPolicies(t, s)
 	must(t, s.Ping(ctx))
 }
 

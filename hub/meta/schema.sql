@@ -60,11 +60,78 @@ CREATE TABLE manifests (
     size_bytes    BIGINT NOT NULL CHECK (size_bytes >= 0),
     created_at    BIGINT NOT NULL,
     last_pull_at  BIGINT NOT NULL DEFAULT 0,
-    body          BYTEA  NOT NULL,
+    body          BYTEA  NOT NULL, attached BIGINT NOT NULL DEFAULT 0,
     UNIQUE (repo_id, digest)
 );
 
+CREATE INDEX manifests_digest ON manifests (digest, repo_id);
+
 CREATE INDEX manifests_subject ON manifests (repo_id, subject, digest) WHERE subject <> '';
+
+CREATE TABLE policies (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    revision   BIGINT NOT NULL,
+    epoch      BIGINT NOT NULL UNIQUE,
+    digest     TEXT   NOT NULL,
+    source     TEXT   NOT NULL CHECK (source IN ('file', 'api')),
+    author     TEXT   NOT NULL,
+    text       TEXT   NOT NULL,
+    body       TEXT   NOT NULL,
+    created_at BIGINT NOT NULL
+);
+
+CREATE TABLE policy_decisions (
+    id       TEXT   NOT NULL,
+    node     TEXT   NOT NULL,
+    account  TEXT   NOT NULL,
+    name     TEXT   NOT NULL,
+    digest   TEXT   NOT NULL,
+    outcome  TEXT   NOT NULL,
+    would    TEXT   NOT NULL,
+    body     TEXT   NOT NULL,
+    times    BIGINT NOT NULL,
+    first_at BIGINT NOT NULL,
+    last_at  BIGINT NOT NULL,
+    PRIMARY KEY (id, node, account)
+);
+
+CREATE INDEX policy_decisions_account ON policy_decisions (account, last_at) WHERE node <> '';
+
+CREATE INDEX policy_decisions_last ON policy_decisions (last_at, id, node);
+
+CREATE INDEX policy_decisions_name ON policy_decisions (name, last_at);
+
+CREATE INDEX policy_decisions_node ON policy_decisions (node, last_at);
+
+CREATE TABLE policy_pulls (
+    name    TEXT   NOT NULL,
+    digest  TEXT   NOT NULL,
+    caller  TEXT   NOT NULL,
+    node    TEXT   NOT NULL,
+    repo    TEXT   NOT NULL,
+    tag     TEXT   NOT NULL,
+    times   BIGINT NOT NULL,
+    last_at BIGINT NOT NULL,
+    PRIMARY KEY (name, digest, caller, node)
+);
+
+CREATE INDEX policy_pulls_caller ON policy_pulls (caller, last_at) WHERE node <> '';
+
+CREATE INDEX policy_pulls_last ON policy_pulls (last_at);
+
+CREATE TABLE policy_workloads (
+    digest   TEXT   NOT NULL,
+    name     TEXT   NOT NULL,
+    node     TEXT   NOT NULL,
+    account  TEXT   NOT NULL,
+    workload TEXT   NOT NULL,
+    last_at  BIGINT NOT NULL,
+    PRIMARY KEY (digest, name, node, account, workload)
+);
+
+CREATE INDEX policy_workloads_account ON policy_workloads (account, last_at);
+
+CREATE INDEX policy_workloads_last ON policy_workloads (last_at);
 
 CREATE TABLE projects (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -126,6 +193,77 @@ CREATE TABLE robots (
     expires_at   BIGINT  NOT NULL DEFAULT 0,
     last_used_at BIGINT  NOT NULL DEFAULT 0
 );
+
+CREATE TABLE scan_analyses (
+    key     TEXT   NOT NULL,
+    layer   TEXT   NOT NULL,
+    diff_id TEXT   NOT NULL,
+    body    BYTEA  NOT NULL,
+    used_at BIGINT NOT NULL,
+    PRIMARY KEY (key, layer)
+);
+
+CREATE INDEX scan_analyses_used ON scan_analyses (used_at);
+
+CREATE TABLE scan_databases (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    revision TEXT   NOT NULL,
+    source   TEXT   NOT NULL,
+    made_at  BIGINT NOT NULL,
+    added_at BIGINT NOT NULL
+);
+
+CREATE INDEX scan_databases_revision ON scan_databases (revision, id);
+
+CREATE TABLE scan_findings (
+    digest      TEXT   NOT NULL PRIMARY KEY REFERENCES scan_inventories (digest) ON DELETE CASCADE,
+    database_id BIGINT NOT NULL DEFAULT 0,
+    claimed_at  BIGINT NOT NULL DEFAULT 0,
+    matched_at  BIGINT NOT NULL DEFAULT 0,
+    verdict     TEXT   NOT NULL DEFAULT '',
+    critical    BIGINT NOT NULL DEFAULT 0,
+    high        BIGINT NOT NULL DEFAULT 0,
+    medium      BIGINT NOT NULL DEFAULT 0,
+    low         BIGINT NOT NULL DEFAULT 0,
+    unknown     BIGINT NOT NULL DEFAULT 0,
+    body        BYTEA,
+    publish_at  BIGINT NOT NULL DEFAULT 0
+);
+
+CREATE INDEX scan_findings_database ON scan_findings (database_id, digest);
+
+CREATE INDEX scan_findings_publish ON scan_findings (publish_at, digest) WHERE publish_at > 0;
+
+CREATE TABLE scan_inventories (
+    digest     TEXT   NOT NULL PRIMARY KEY,
+    scanner    TEXT   NOT NULL,
+    body       BYTEA  NOT NULL,
+    packages   BIGINT NOT NULL,
+    scanned_at BIGINT NOT NULL
+);
+
+CREATE TABLE scans (
+    digest     TEXT   NOT NULL PRIMARY KEY,
+    repo       TEXT   NOT NULL,
+    state      TEXT   NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed')),
+    cause      TEXT   NOT NULL CHECK (cause IN ('pull', 'hand', 'push', 'schedule')),
+    priority   BIGINT NOT NULL,
+    attempts   BIGINT NOT NULL DEFAULT 0,
+    run        BIGINT NOT NULL DEFAULT 0,
+    holder     TEXT   NOT NULL DEFAULT '',
+    reason     TEXT   NOT NULL DEFAULT '',
+    message    TEXT   NOT NULL DEFAULT '',
+    queued_at  BIGINT NOT NULL,
+    next_at    BIGINT NOT NULL,
+    started_at BIGINT NOT NULL DEFAULT 0,
+    ended_at   BIGINT NOT NULL DEFAULT 0
+);
+
+CREATE INDEX scans_queue ON scans (priority, queued_at, digest) WHERE state = 'queued';
+
+CREATE INDEX scans_running ON scans (digest) WHERE state = 'running';
+
+CREATE INDEX scans_state ON scans (state, digest);
 
 CREATE TABLE tags (
     repo_id    BIGINT NOT NULL REFERENCES repos (id),

@@ -12,6 +12,10 @@ import (
 // must be in the repository, but its subject, which may come later: else the
 // error's Detail lists each that is missing, a []oci.Descriptor.
 func (r *Registry) PutManifest(ctx context.Context, repo string, ref oci.Reference, mediaType string, body []byte) (oci.Descriptor, error) {
+	return r.putManifest(ctx, repo, ref, mediaType, body, false)
+}
+
+func (r *Registry) putManifest(ctx context.Context, repo string, ref oci.Reference, mediaType string, body []byte, attached bool) (oci.Descriptor, error) {
 	if err := r.pushable(repo); err != nil {
 		return oci.Descriptor{}, err
 	}
@@ -29,7 +33,7 @@ func (r *Registry) PutManifest(ctx context.Context, repo string, ref oci.Referen
 	if err != nil {
 		return oci.Descriptor{}, err
 	}
-	err = r.meta.PutManifest(ctx, meta.NewManifest{Repo: repo, Digest: d, Body: body, Links: links, Tag: ref.Tag})
+	err = r.meta.PutManifest(ctx, meta.NewManifest{Repo: repo, Digest: d, Body: body, Links: links, Tag: ref.Tag, Attached: attached})
 	var missing *meta.MissingError
 	if errors.As(err, &missing) {
 		return oci.Descriptor{}, &oci.Error{Code: oci.ManifestBlobUnknown, Detail: missing.Missing, Err: err}

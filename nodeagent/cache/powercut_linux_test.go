@@ -207,7 +207,7 @@ func TestPowerCut(t *testing.T) {
 						continue
 					}
 					err := victimOnce(c, b)
-					if s := c.Stats(); s.Off {
+					if c.Stats().Off || errors.Is(err, unix.EIO) {
 						return // the disk is gone
 					}
 					if err != nil && !errors.Is(err, ErrFull) {

@@ -10,6 +10,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -181,8 +182,14 @@ func (m *Mirror) try(ctx context.Context, repo string, spare bool, ask func(ctx 
 	return err
 }
 
-// away says that the hub did not answer, as opposed to answering no.
-func away(err error) bool { return oci.IsUnavailable(err) || oci.CodeOf(err) == oci.Unknown }
+// away says that the hub did not answer, as opposed to answering no, or not yet:
+// then it says by which decision.
+func away(err error) bool {
+	if e, ok := errors.AsType[*oci.Error](err); ok && e.Detail != nil {
+		return false
+	}
+	return oci.IsUnavailable(err) || oci.CodeOf(err) == oci.Unknown
+}
 
 // visible refuses what needs credentials at its registry. No challenge goes
 // with it: containerd then asks the next host with the Pod's own.

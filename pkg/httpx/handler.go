@@ -91,10 +91,7 @@ func RenderError(w http.ResponseWriter, _ *http.Request, err error) {
 	default:
 		e = &oci.Error{Code: oci.Unknown}
 	}
-	body, jsonErr := errorBody(e, e.Detail)
-	if jsonErr != nil {
-		body, _ = errorBody(e, nil) // the rest is strings
-	}
+	body := ErrorBody(e)
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
@@ -104,6 +101,15 @@ func RenderError(w http.ResponseWriter, _ *http.Request, err error) {
 	}
 	w.WriteHeader(e.Code.Status())
 	_, _ = w.Write(body) // if this fails the client has left
+}
+
+// ErrorBody is what [RenderError] sends of e: the same bytes each time.
+func ErrorBody(e *oci.Error) []byte {
+	body, err := errorBody(e, e.Detail)
+	if err != nil {
+		body, _ = errorBody(e, nil) // the rest is strings
+	}
+	return body
 }
 
 func errorBody(e *oci.Error, detail any) ([]byte, error) {

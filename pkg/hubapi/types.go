@@ -97,14 +97,15 @@ type Tag struct {
 // NodeStatus is what a node agent's status page says, at /status on its
 // status port.
 type NodeStatus struct {
-	Version   string       `json:"version"`
-	StartedAt time.Time    `json:"startedAt"`
-	Hub       NodeHub      `json:"hub"`
-	Cache     NodeCache    `json:"cache"`
-	Filling   int          `json:"filling"`
-	Mirrors   []string     `json:"mirrors"`
-	Drift     []string     `json:"drift,omitempty" doc:"what in certs.d is not as the agent wrote it"`
-	Pulls     []pulls.Pull `json:"pulls"`
+	Version   string          `json:"version"`
+	StartedAt time.Time       `json:"startedAt"`
+	Hub       NodeHub         `json:"hub"`
+	Cache     NodeCache       `json:"cache"`
+	Filling   int             `json:"filling"`
+	Mirrors   []string        `json:"mirrors"`
+	Drift     []string        `json:"drift,omitempty" doc:"what in certs.d is not as the agent wrote it"`
+	Policy    NodePolicyState `json:"policy"`
+	Pulls     []pulls.Pull    `json:"pulls"`
 }
 
 // NodeHub is the hub as a node sees it.

@@ -31,6 +31,9 @@ func (c *Client) refusal(q request, r *reply) error {
 			c.hold(e.RetryAfter)
 		}
 	case status >= 500:
+		if c.o.Trust && told.Detail != nil {
+			e.Message, e.Detail = told.Message, told.Detail // the hub is there, and says what to wait for
+		}
 	case isHTML(r.Header):
 		e.Message = c.peer(r.Request.URL) + " did not answer as a registry: it sent a web page"
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
@@ -60,6 +63,9 @@ func (c *Client) denial(q request, r *reply, told fault, e *oci.Error) {
 		// A storage host says this of a link that expired.
 	case c.o.Trust && forbidden && told.Code == oci.Denied:
 		e.Code, e.Message = oci.Denied, told.Message
+		if told.Detail != nil {
+			e.Detail = told.Detail
+		}
 	case c.o.Trust && !forbidden && sent == granted:
 		e.Code, e.Message = oci.Unauthorized, fmt.Sprintf("%s shows %s to its users alone", c.host, q.object)
 	case sent == granted, sent == basic, sent == presented && forbidden:
@@ -74,8 +80,9 @@ func (c *Client) denial(q request, r *reply, told fault, e *oci.Error) {
 // fault is the first entry of an error's body (distribution-spec v1.1, "Error
 // Codes").
 type fault struct {
-	Code    oci.Code `json:"code"`
-	Message string   `json:"message"`
+	Code    oci.Code        `json:"code"`
+	Message string          `json:"message"`
+	Detail  json.RawMessage `json:"detail"`
 }
 
 func readFault(body []byte) fault {

@@ -1,6 +1,7 @@
 package ociclient
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -11,6 +12,17 @@ import (
 	"sync"
 	"time"
 )
+
+// NewTransport is the transport that a client with these options has, for what
+// else is asked of the same host: its CA file is followed, its timeouts hold for
+// connecting. It sends no credentials.
+func NewTransport(o Options) (http.RoundTripper, error) {
+	o.DialTimeout = cmp.Or(o.DialTimeout, 3*time.Second)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return newTransport(o)
+}
 
 // newTransport makes the transport that o describes.
 func newTransport(o Options) (*renewable, error) {

@@ -23,6 +23,9 @@ func setAnswer(h http.Header, a oci.Answer) {
 		h.Set("Age", seconds(a.Age))
 		h.Set("Cache-Control", fmt.Sprintf("max-age=%s, stale-if-error=%s", seconds(a.MaxAge), seconds(a.StaleIfError)))
 	}
+	if a.Policy != "" {
+		h.Set("X-Breakwater-Policy", a.Policy)
+	}
 	if a.Stale {
 		h.Set("Warning", `299 - "served from cache: the upstream cannot answer"`)
 	}

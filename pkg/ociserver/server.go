@@ -39,7 +39,8 @@ type Options struct {
 	Ping func(*http.Request) error
 
 	// Containerd says that all clients are containerd, as those who name a
-	// foreign namespace are in any case. They are never told 429, no 5xx but
+	// foreign namespace are in any case. The registry is asked for them with
+	// [oci.WithContainerd]. They are never told 429, no 5xx but
 	// 503, and not 401 when they have sent credentials: all that makes
 	// containerd ask again instead of going to its next host.
 	Containerd bool
@@ -161,6 +162,9 @@ func (s *Server) answer(x *exchange) (err error) {
 			return err
 		}
 		x.r = x.r.WithContext(ctx)
+	}
+	if s.forContainerd(*q) {
+		x.r = x.r.WithContext(oci.WithContainerd(x.r.Context()))
 	}
 	if err = handle(s, &x.w, x.r, *q); err != nil {
 		drain(&x.w, x.r)
