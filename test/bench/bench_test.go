@@ -9,7 +9,10 @@ import (
 
 var runs = flag.Int("runs", 5, "how often each side of a comparison runs; medians are reported")
 
-func TestMain(m *testing.M) { rig.Main(m) }
+func TestMain(m *testing.M) {
+	beMeter()
+	rig.Main(m)
+}
 
 // TestBench runs the measurements, or the one that -run names: TestBench/^warm$.
 func TestBench(t *testing.T) {
@@ -32,6 +35,9 @@ func TestBench(t *testing.T) {
 		{"curve", curve},
 		{"memory", memory},
 		{"start", start},
+		{"policy", policies},
+		{"rematch", rematch},
+		{"scan", scans},
 	} {
 		t.Run(m.name, func(t *testing.T) {
 			t.Cleanup(func() {

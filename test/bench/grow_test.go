@@ -33,15 +33,19 @@ const (
 // growKeys: it collects garbage when it is asked to.
 var growKeys = rig.Keys{"gc.delay": "1us", "gc.quarantine": "1us", "gc.trashFor": "1us", "gc.every": "1h"}
 
-func grownSQLite(t *testing.T) grown {
+func grownSQLite(t *testing.T) grown { t.Helper(); return grownSQLiteWith(t, growKeys) }
+
+func grownPostgres(t *testing.T) grown { t.Helper(); return grownPostgresWith(t, growKeys) }
+
+func grownSQLiteWith(t *testing.T, keys rig.Keys) grown {
 	t.Helper()
-	h := rig.StartHub(t, rig.HubOptions{Keys: quiet(growKeys)})
+	h := rig.StartHub(t, rig.HubOptions{Keys: quiet(keys)})
 	return grownOf(t, h, "sqlite", "file:"+filepath.Join(h.Dir, "hub.db")+"?_pragma=busy_timeout(60000)&_pragma=synchronous(OFF)")
 }
 
-func grownPostgres(t *testing.T) grown {
+func grownPostgresWith(t *testing.T, keys rig.Keys) grown {
 	t.Helper()
-	p := onS3(t, growKeys)
+	p := onS3(t, keys)
 	dsn, _ := p.stores.Keys()["metadata.dsn"].(string)
 	return grownOf(t, p.hub, "pgx", dsn)
 }

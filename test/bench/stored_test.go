@@ -103,9 +103,15 @@ func public(t *testing.T, h *rig.Hub, project string) {
 // rss is the resident memory of a process, in megabytes.
 func rss(t *testing.T, p *rig.Proc) float64 {
 	t.Helper()
-	var kb float64
-	if _, err := fmt.Sscanf(field(fmt.Sprintf("/proc/%d/status", p.PID()), "VmRSS"), "%f kB", &kb); err != nil {
+	mb, err := rssOf(p.PID())
+	if err != nil {
 		t.Fatal(err)
 	}
-	return kb * 1024 / 1e6
+	return mb
+}
+
+func rssOf(pid int) (mb float64, err error) {
+	var kb float64
+	_, err = fmt.Sscanf(field(fmt.Sprintf("/proc/%d/status", pid), "VmRSS"), "%f kB", &kb)
+	return kb * 1024 / 1e6, err
 }

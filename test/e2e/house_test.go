@@ -57,6 +57,7 @@ func newHouse(t *testing.T, p plan) *house {
 	h.node = rig.StartNode(t, rig.NodeOptions{
 		HubURL: h.door.URL, Containerd: h.ctd, Upstreams: map[string]string{oci.DockerHub: h.upstream.URL}, Keys: keys,
 	})
+	h.door.ResetLog() // of the question whether the hub is there
 	return h
 }
 

@@ -245,9 +245,9 @@ func TestKilledFillIsResumed(t *testing.T) {
 			_ = res.Body.Close() // it has not ended
 			tt.end()
 			h.door.Clear()
-			h.door.ResetLog()
 			h.node.Start()
-			h.node.WaitReady()
+			h.node.WaitReady() // which asks the hub whether it is there
+			h.door.ResetLog()
 			if a := ask(t, "GET", h.node.URL+path+"?ns=docker.io"); !a.whole() || !bytes.Equal(a.body, layer.body) {
 				t.Fatalf("after the agent's end by %s: %d, %d bytes, %v", tt.how, a.status, len(a.body), a.err)
 			}

@@ -1,8 +1,10 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -82,14 +84,53 @@ func inK8s(ctx context.Context) context.Context { return namespaces.WithNamespac
 
 // StartPod starts a pod without containers, on the host's network, and returns its id. It is removed with containerd.
 func (c *Containerd) StartPod(ctx context.Context) (id string, err error) {
-	id, _, err = c.startPod(ctx)
+	id, _, err = c.startPod(ctx, Pod{})
 	return id, err
 }
 
-func (c *Containerd) startPod(ctx context.Context) (string, *cri.PodSandboxConfig, error) {
+// Pod says whose a pod is.
+type Pod struct {
+	Namespace, Name string            // "default" and one of its own when empty
+	Labels          map[string]string // as controllers put them on Pods
+}
+
+// Deploy starts a pod with a container of an image that was pulled, named and labelled as the kubelet does, and leaves
+// both: they are removed with containerd.
+func (c *Containerd) Deploy(ctx context.Context, p Pod, ref string) error {
+	id, pod, err := c.startPod(ctx, p)
+	if err != nil {
+		return err
+	}
+	image, err := c.CRI.ImageStatus(ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: ref}})
+	if err != nil {
+		return err
+	}
+	labels := map[string]string{
+		"io.kubernetes.pod.name": pod.Metadata.Name, "io.kubernetes.pod.namespace": pod.Metadata.Namespace, "io.kubernetes.pod.uid": pod.Metadata.Uid,
+		"io.kubernetes.container.name": "c",
+	}
+	made, err := c.Runtime.CreateContainer(ctx, &cri.CreateContainerRequest{
+		PodSandboxId: id, SandboxConfig: pod,
+		Config: &cri.ContainerConfig{
+			Metadata: &cri.ContainerMetadata{Name: "c"}, Image: &cri.ImageSpec{Image: image.Image.GetId(), UserSpecifiedImage: ref}, Labels: labels,
+			LogPath: "c.log", Linux: &cri.LinuxContainerConfig{},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("create container: %w", err)
+	}
+	_, err = c.Runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: made.ContainerId})
+	return err
+}
+
+func (c *Containerd) startPod(ctx context.Context, p Pod) (string, *cri.PodSandboxConfig, error) {
 	uid := fmt.Sprintf("p%d", time.Now().UnixNano())
+	name, namespace := cmp.Or(p.Name, uid), cmp.Or(p.Namespace, "default")
+	labels := map[string]string{"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.uid": uid}
+	maps.Copy(labels, p.Labels)
 	pod := &cri.PodSandboxConfig{
-		Metadata:     &cri.PodSandboxMetadata{Name: uid, Namespace: "default", Uid: uid},
+		Metadata:     &cri.PodSandboxMetadata{Name: name, Namespace: namespace, Uid: uid},
+		Labels:       labels,
 		LogDirectory: filepath.Join(c.dir, "logs", uid),
 		Linux: &cri.LinuxPodSandboxConfig{
 			CgroupParent: "/" + c.cgroup,
@@ -111,7 +152,7 @@ func (c *Containerd) startPod(ctx context.Context) (string, *cri.PodSandboxConfi
 // Run starts a container of an image that was pulled, in a pod of its own, waits for its end, and returns what it
 // wrote to its output and its exit code. Command replaces the image's Cmd.
 func (c *Containerd) Run(ctx context.Context, ref string, command ...string) (stdout string, exitCode int, err error) {
-	id, pod, err := c.startPod(ctx)
+	id, pod, err := c.startPod(ctx, Pod{})
 	if err != nil {
 		return "", 0, err
 	}
