@@ -238,8 +238,8 @@ func (s *Store) holdBlobs(ctx context.Context, q querier, repoID int64, digests 
 		return nil, err
 	}
 	rs, err = q.Query(ctx, `
-		SELECT g.blob_digest FROM {each $2} AS d
-		  JOIN repo_blobs g ON g.repo_id = $1 AND g.blob_digest = d.value`, repoID, digests)
+		SELECT g.blob_digest FROM repo_blobs g
+		 WHERE g.repo_id = $1 AND g.blob_digest IN (SELECT d.value FROM {each $2} AS d)`, repoID, digests)
 	granted, err := collectSet(rs, err)
 	if err != nil {
 		return nil, err
