@@ -1,4 +1,4 @@
-// The program scanner speaks breakwater-scan's protocol for tests of the hub's
+// Command scanner speaks breakwater-scan's protocol for tests of the hub's
 // side. What it does is what the image's last layer says, a line of words.
 package main
 

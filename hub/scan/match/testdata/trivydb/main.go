@@ -1,4 +1,4 @@
-// The program trivydb writes a small vulnerability database of true advisories
+// Command trivydb writes a small vulnerability database of true advisories
 // as it is distributed, a tar.gz, for tests that do not link what writes it.
 package main
 
