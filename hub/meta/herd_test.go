@@ -66,6 +66,29 @@ func TestHerdSharesTheNextLookup(t *testing.T) {
 	})
 }
 
+func TestHerdSharesWhatHasNotBegun(t *testing.T) {
+	var h herd[string, int]
+	l, mine := h.join("key")
+	if other, his := h.join("key"); !mine || his || other != l {
+		t.Errorf("who came second was given %p (to run: %t), want %p to wait for", other, his, l)
+	}
+	got, err := h.run(t.Context(), "key", l, func(context.Context) (int, error) {
+		if late, his := h.join("key"); his || late == l {
+			t.Error("who came once it had begun was given what was read before he came")
+		} else {
+			h.leave("key", late)
+		}
+		return 7, nil
+	})
+	<-l.done
+	if got != 7 || err != nil || l.v != 7 || l.void {
+		t.Errorf("run = %d, %v, and %d for who waited", got, err, l.v)
+	}
+	if len(h.running) > 0 {
+		t.Error("the key is still looked up")
+	}
+}
+
 func TestHerdKeysAreApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h herd[int, int]
