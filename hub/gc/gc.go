@@ -37,7 +37,8 @@ type Options struct {
 	// push brings an index's manifests before the index.
 	UntaggedAfter time.Duration
 	// Share is the part of the time that is spent on it while there is something
-	// to do, more than 0 and up to 1; 0 is a fifth.
+	// to do, more than 0 and up to 1; 0 is 0.15: pushes to SQLite, which has one
+	// writer, become slower by about as much.
 	Share float64
 	// Alone says that no other process uses rows and objects: leases are not
 	// needed.
@@ -78,7 +79,7 @@ func New(rows *meta.Store, objects Objects, o Options) *GC {
 		o.Every = time.Minute
 	}
 	if o.Share <= 0 || o.Share > 1 {
-		o.Share = 0.2
+		o.Share = 0.15
 	}
 	if o.UntaggedAfter > 0 {
 		o.UntaggedAfter = max(o.UntaggedAfter, rows.GC().Delay)

@@ -25,62 +25,76 @@ func collection(t *testing.T, r *report) {
 	keys := rig.Keys{ // it begins when asked to, and leaves a push the time it takes
 		"gc.delay": delay.String(), "gc.quarantine": "1us", "gc.trashFor": "1us", "gc.every": "1h",
 	}
-	for _, start := range []func(*testing.T, rig.Keys) pair{onDisk, onS3} {
-		p := start(t, keys)
-		x, api := p.ours(), hubapi.NewClient(p.hub.URL, "admin", rig.AdminPassword, nil)
-		state := func() hubapi.GC {
-			g, err := api.GC(t.Context())
-			if err != nil {
+	for _, s := range []struct {
+		what  string
+		start func(*testing.T, rig.Keys) pair
+	}{{"disk", onDisk}, {"S3", onS3}} {
+		t.Run(s.what, func(t *testing.T) { // what it starts ends with it
+			p := s.start(t, keys)
+			x, api := p.ours(), hubapi.NewClient(p.hub.URL, "admin", rig.AdminPassword, nil)
+			state := func() hubapi.GC {
+				g, err := api.GC(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return g
+			}
+			begun := time.Now()
+			orphans(t, x, garbage)
+			fmt.Printf("    on %s: %d blobs pushed in %.0f s\n", p.what, garbage, time.Since(begun).Seconds())
+			rig.Eventually(t, 2*delay, func() error {
+				if g := state().Garbage; g.Due < garbage {
+					return fmt.Errorf("%d blobs are due, %d leased", g.Due, g.Leased)
+				}
+				return nil
+			})
+
+			var idle, during []float64
+			push := func(into *[]float64) { *into = append(*into, pushSmall(t, x, clients, each).value) }
+			for range atRest {
+				push(&idle)
+			}
+			before := state().Last.EndedAt
+			if err := api.RunGC(t.Context(), false); err != nil {
 				t.Fatal(err)
 			}
-			return g
-		}
-		begun := time.Now()
-		orphans(t, x, garbage)
-		fmt.Printf("    on %s: %d blobs pushed in %.0f s\n", p.what, garbage, time.Since(begun).Seconds())
-		rig.Eventually(t, 2*delay, func() error {
-			if g := state().Garbage; g.Due < garbage {
-				return fmt.Errorf("%d blobs are due, %d leased", g.Due, g.Leased)
+			begun = time.Now()
+			// What counts is only while there is something to remove: the pass goes on to look over all that is kept.
+			g := state()
+			for left(g) > 0 && time.Since(begun) < patience {
+				push(&during)
+				g = state()
+				fmt.Printf("    %.0f s: %.0f /s; %d due, %d in quarantine, %d to delete\n",
+					time.Since(begun).Seconds(), during[len(during)-1], g.Garbage.Due, g.Garbage.Quarantined, g.Garbage.Expired)
 			}
-			return nil
-		})
-
-		var idle, during []float64
-		push := func(into *[]float64) { *into = append(*into, pushSmall(t, x, clients, each).value) }
-		for range atRest {
-			push(&idle)
-		}
-		before := state().Last.EndedAt
-		if err := api.RunGC(t.Context(), false); err != nil {
-			t.Fatal(err)
-		}
-		begun = time.Now()
-		g := state()
-		for g.Last.EndedAt.Equal(before) && time.Since(begun) < patience {
-			push(&during)
-			g = state()
-			fmt.Printf("    %.0f s: %.0f /s; %d due, %d in quarantine, %d to delete\n",
-				time.Since(begun).Seconds(), during[len(during)-1], g.Garbage.Due, g.Garbage.Quarantined, g.Garbage.Expired)
-		}
-		if g.Last.EndedAt.Equal(before) {
-			t.Fatalf("garbage collection is not done after %v", patience)
-		}
-		if g.Last.Deleted < garbage || g.Last.Error != "" {
-			t.Fatalf("%d of %d blobs were removed: %s", g.Last.Deleted, garbage, g.Last.Error)
-		}
-		for range atRest {
-			push(&idle)
-		}
-		ratio := median(during) / median(idle)
-		r.add(row{
-			what:   fmt.Sprintf("push of 10 KB images while %d blobs are removed, on %s", garbage, p.what),
-			ours:   fmt.Sprintf("hub %s /s", digits(median(during))),
-			other:  fmt.Sprintf("at rest %s /s", digits(median(idle))),
-			result: fmt.Sprintf("%.2f", ratio), target: "≥ 0.8", verdict: atLeast(ratio, gcTarget),
-			spread: fmt.Sprintf("%d times %s; all removed in %.0f s", len(during), each, g.Last.EndedAt.Sub(g.Last.StartedAt).Seconds()),
+			gone := time.Since(begun)
+			for g.Last.EndedAt.Equal(before) && time.Since(begun) < patience {
+				time.Sleep(time.Second)
+				g = state()
+			}
+			if g.Last.EndedAt.Equal(before) {
+				t.Fatalf("garbage collection is not done after %v", patience)
+			}
+			if g.Last.Deleted < garbage || g.Last.Error != "" {
+				t.Fatalf("%d of %d blobs were removed: %s", g.Last.Deleted, garbage, g.Last.Error)
+			}
+			for range atRest {
+				push(&idle)
+			}
+			ratio := median(during) / median(idle)
+			r.add(row{
+				what:   fmt.Sprintf("push of 10 KB images while %d blobs are removed, on %s", garbage, p.what),
+				ours:   fmt.Sprintf("hub %s /s", digits(median(during))),
+				other:  fmt.Sprintf("at rest %s /s", digits(median(idle))),
+				result: fmt.Sprintf("%.2f", ratio), target: "≥ 0.8", verdict: atLeast(ratio, gcTarget),
+				spread: fmt.Sprintf("%d times %s; all removed in %.0f s", len(during), each, gone.Seconds()),
+			})
 		})
 	}
 }
+
+// left is what is still to be removed.
+func left(g hubapi.GC) int64 { return g.Garbage.Due + g.Garbage.Quarantined + g.Garbage.Expired }
 
 // orphans pushes small blobs that no manifest names.
 func orphans(t *testing.T, x target, n int) {

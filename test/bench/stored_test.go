@@ -60,7 +60,7 @@ func tokens(t *testing.T, r *report) {
 	for _, c := range []struct {
 		pair
 		target float64
-	}{{disk, tokenDiskTarget}, {s3, tokenS3Target}} {
+	}{{disk, tokenDiskTarget}, {s3, tokenS3Target}, {s3.far(t, who.auth()), tokenS3Target}} {
 		ours, err := token(t.Context(), c.hub.URL, basic("admin", rig.AdminPassword), "repository:"+repo+":pull,push")
 		if err != nil {
 			t.Fatal(err)
