@@ -37,9 +37,14 @@ type Filesystem struct {
 // S3 is a bucket, which must exist.
 type S3 struct {
 	// Endpoint is host:port, by HTTPS, or a URL with http:// or https://.
-	Endpoint      string        `yaml:"endpoint"`
-	Region        string        `yaml:"region"` // default us-east-1
-	Bucket        string        `yaml:"bucket"`
+	Endpoint string `yaml:"endpoint"`
+	// CAFile is PEM, trusted beside the system's roots. Read at the start.
+	CAFile string `yaml:"caFile"`
+	Region string `yaml:"region"` // default us-east-1
+	Bucket string `yaml:"bucket"`
+	// AccessKey and SecretKey or SecretKeyFile. Without any the hub looks where
+	// Amazon's programs do: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
+	// ~/.aws/credentials, the role of pod, container or machine.
 	AccessKey     string        `yaml:"accessKey"`
 	SecretKey     config.Secret `yaml:"secretKey"`
 	SecretKeyFile string        `yaml:"secretKeyFile"`
@@ -154,9 +159,13 @@ const (
 func (s S3) validate(p *config.Problems) {
 	p.Required("endpoint", s.Endpoint)
 	p.Required("bucket", s.Bucket)
-	p.Required("accessKey", s.AccessKey)
-	if (s.SecretKey == "") == (s.SecretKeyFile == "") {
+	switch secret := s.SecretKey != "" || s.SecretKeyFile != ""; {
+	case s.SecretKey != "" && s.SecretKeyFile != "":
 		p.Add("secretKeyFile", "give it, or secretKey, and not both")
+	case s.AccessKey != "" && !secret:
+		p.Add("secretKeyFile", "give it, or secretKey, for accessKey is given")
+	case s.AccessKey == "" && secret:
+		p.Add("accessKey", "must be given, for the secret key is; give neither to use the role of pod, container or machine")
 	}
 	if s.PartSize < minPart || s.PartSize > maxPart {
 		p.Add("partSize", "must be between 5MiB and 1GiB")

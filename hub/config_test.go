@@ -32,7 +32,7 @@ metadata: {driver: sqlite, dsn: ./breakwater-data/hub.db}
 storage:
   driver: filesystem
   filesystem: {root: ./breakwater-data/blobs}
-  s3: {endpoint: "", region: us-east-1, bucket: "", accessKey: "", secretKey: "", secretKeyFile: "", pathStyle: true, redirect: false}
+  s3: {endpoint: "", caFile: "", region: us-east-1, bucket: "", accessKey: "", secretKey: "", secretKeyFile: "", pathStyle: true, redirect: false}
 auth:
   anonymousPull: true
   admin: {username: admin, passwordFile: ""}
@@ -101,6 +101,8 @@ func TestRefused(t *testing.T) {
 		"storage: {driver: s4}\n":                               "storage.driver",
 		"storage: {driver: s3}\n":                               "storage.s3.bucket",
 		"storage: {s3: {partSize: 1MiB}, driver: s3}\n":         "storage.s3.partSize",
+		"storage: {s3: {accessKey: a}, driver: s3}\n":           "storage.s3.secretKeyFile",
+		"storage: {s3: {secretKey: a}, driver: s3}\n":           "storage.s3.accessKey",
 		"metadata: {driver: mysql}":                             "metadata.driver",
 		"metadata: {driver: postgres}":                          "postgres://user@host/database",
 		"metadata: {driver: postgres, dsn: 'postgres://x@y/z'}": "encryptionKeyFile",

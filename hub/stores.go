@@ -63,7 +63,7 @@ func openStorage(ctx context.Context, cfg Storage, warn func(string)) (blob.Stor
 	}
 	s3, err := blob.NewS3(ctx, blob.S3Config{
 		Endpoint: cfg.S3.Endpoint, Region: cfg.S3.Region, Bucket: cfg.S3.Bucket,
-		AccessKey: cfg.S3.AccessKey, SecretKey: secret.Reveal(), PathStyle: cfg.S3.PathStyle,
+		AccessKey: cfg.S3.AccessKey, SecretKey: secret.Reveal(), CAFile: cfg.S3.CAFile, PathStyle: cfg.S3.PathStyle,
 		SpoolDir: cfg.S3.SpoolDir, PartBytes: int64(cfg.S3.PartSize), Budget: int64(cfg.S3.PartMemory),
 	})
 	if err != nil {

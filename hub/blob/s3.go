@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
 // S3Config is a bucket and how it is worked with. The zero value of what is
@@ -21,8 +20,9 @@ type S3Config struct {
 	Endpoint             string // host:port, then by HTTPS, or a URL with http:// or https://
 	Region               string // optional: asked for
 	Bucket               string // must exist
-	AccessKey, SecretKey string
-	PathStyle            bool // the bucket is in the path, not in the host's name
+	AccessKey, SecretKey string // neither: what the surroundings give, see credentials
+	CAFile               string // optional: PEM, trusted beside the system's roots
+	PathStyle            bool   // the bucket is in the path, not in the host's name
 
 	// SpoolDir is for spools, and for parts that Budget has no memory for.
 	// Optional: os.TempDir.
@@ -86,10 +86,17 @@ func NewS3(ctx context.Context, cfg S3Config) (*S3, error) {
 	if cfg.PathStyle {
 		lookup = minio.BucketLookupPath
 	}
-	transport := newTransport(s.cfg.Stall)
+	transport, err := newTransport(s.cfg.Stall, cfg.CAFile)
+	if err != nil {
+		return nil, err
+	}
 	s.close = transport.CloseIdleConnections
+	creds, err := cfg.credentials(transport)
+	if err != nil {
+		return nil, err
+	}
 	client, err := minio.New(host, &minio.Options{
-		Creds:        credentials.NewStaticV4(cfg.AccessKey, cfg.SecretKey, ""),
+		Creds:        creds,
 		Secure:       secure,
 		Region:       cfg.Region,
 		BucketLookup: lookup,

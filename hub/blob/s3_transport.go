@@ -2,11 +2,14 @@ package blob
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -24,11 +27,28 @@ type transport struct {
 	stall time.Duration
 }
 
-func newTransport(stall time.Duration) *transport {
+// newTransport trusts the certificates of caFile too, unless that is "".
+func newTransport(stall time.Duration, caFile string) (*transport, error) {
+	var trust *tls.Config
+	if caFile != "" {
+		pem, err := os.ReadFile(caFile)
+		if err != nil {
+			return nil, fmt.Errorf("s3 caFile: %w", err)
+		}
+		roots, err := x509.SystemCertPool()
+		if err != nil {
+			roots = x509.NewCertPool()
+		}
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("s3 caFile %s: holds no certificate in PEM", caFile)
+		}
+		trust = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
 	return &transport{stall: stall, Transport: &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         dialer.DialContext,
+		TLSClientConfig:     trust,
 		TLSHandshakeTimeout: 10 * time.Second,
 		// All go to one host; a connection costs a handshake.
 		MaxIdleConns:        256,
@@ -37,7 +57,7 @@ func newTransport(stall time.Duration) *transport {
 		DisableCompression:  true,
 		WriteBufferSize:     128 << 10,
 		ReadBufferSize:      64 << 10,
-	}}
+	}}, nil
 }
 
 type patience struct{}

@@ -136,6 +136,13 @@ func testCommit(t *testing.T, s blob.Store) {
 	}
 }
 
+// RoundTrip fails the test when a blob of several parts does not come back.
+func RoundTrip(t testing.TB, s blob.Store) {
+	t.Helper()
+	all := Bytes(2*PartBytes + 10)
+	check(t, s, put(t, s, all), all)
+}
+
 func testSections(t *testing.T, s blob.Store) {
 	const size = PartBytes + 1000
 	all := Bytes(size)
