@@ -61,6 +61,10 @@ func S3(t testing.TB) blob.S3Config {
 	return cfg
 }
 
+// Given says that the tests' S3 server is one that was named to them, and not
+// one they started.
+func Given() bool { return os.Getenv("BREAKWATER_TEST_S3") != "" }
+
 // Client is a client of the bucket's server, for looking at what is there.
 func Client(t testing.TB, cfg blob.S3Config) *minio.Core {
 	t.Helper()
