@@ -118,7 +118,7 @@ const (
 // off in the midst of sending, a proxy above all, does not read the answer. A
 // client that waits to be asked for its body (RFC 9110, "100-continue") is not.
 func drain(w *response, r *http.Request) {
-	if r.ContentLength == 0 || r.ContentLength > maxDrain || strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+	if r.ContentLength == 0 || r.ContentLength > maxDrain || r.Context().Err() != nil || strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
 		return
 	}
 	control := http.NewResponseController(w.ResponseWriter)

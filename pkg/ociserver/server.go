@@ -51,6 +51,9 @@ type Options struct {
 	// StallTimeout bounds the time for which a blob's content may give no byte
 	// before its response is ended short. 0: no bound.
 	StallTimeout time.Duration
+	// BodyTimeout bounds the time for which a blob that is pushed may bring no
+	// byte before its connection is cut; the upload can be gone on with. 0: no bound.
+	BodyTimeout time.Duration
 
 	// MaxManifestBytes is the largest manifest taken; 0 is
 	// [oci.MaxManifestBytes].

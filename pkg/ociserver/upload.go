@@ -3,12 +3,15 @@ package ociserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
@@ -88,7 +91,7 @@ func (s *Server) uploadAtOnce(w *response, r *http.Request, q Request, d oci.Dig
 	if err != nil {
 		return err
 	}
-	in := &incoming{r: r.Body}
+	in := s.incoming(w, r)
 	if _, err := s.reg.FinishUpload(r.Context(), q.Repo, u.ID, d, 0, in, r.ContentLength); err != nil {
 		// The client was given no name for this upload to go on with.
 		_ = s.reg.CancelUpload(context.WithoutCancel(r.Context()), q.Repo, u.ID) // else it expires
@@ -111,7 +114,7 @@ func (s *Server) uploadStatus(w *response, r *http.Request, q Request) error {
 
 // appendUpload serves PATCH of the same: a chunk, or all of a stream.
 func (s *Server) appendUpload(w *response, r *http.Request, q Request) error {
-	off, size, in, err := s.chunk(r)
+	off, size, in, err := s.chunk(w, r)
 	if err != nil {
 		return err
 	}
@@ -130,7 +133,7 @@ func (s *Server) finishUpload(w *response, r *http.Request, q Request) error {
 	if err != nil {
 		return err
 	}
-	off, size, in, err := s.chunk(r)
+	off, size, in, err := s.chunk(w, r)
 	if err != nil {
 		return err
 	}
@@ -181,8 +184,8 @@ func (s *Server) blobCreated(w *response, r *http.Request, q Request, d oci.Dige
 
 // chunk reads where a request's body belongs: off is -1 when that is unsaid,
 // size when its length is.
-func (s *Server) chunk(r *http.Request) (off, size int64, in *incoming, err error) {
-	in = &incoming{r: r.Body}
+func (s *Server) chunk(w *response, r *http.Request) (off, size int64, in *incoming, err error) {
+	in = s.incoming(w, r)
 	v := r.Header.Get("Content-Range")
 	if v == "" {
 		return -1, r.ContentLength, in, nil
@@ -212,15 +215,30 @@ func parseContentRange(v string) (off, n int64, ok bool) {
 
 // incoming is a request's body that remembers how it broke.
 type incoming struct {
-	r   io.Reader
-	err error
+	r     io.Reader
+	err   error
+	conn  *http.ResponseController
+	stall time.Duration // 0: no bound
 }
 
-// Read implements io.Reader.
+func (s *Server) incoming(w *response, r *http.Request) *incoming {
+	return &incoming{r: r.Body, conn: http.NewResponseController(w), stall: s.o.BodyTimeout}
+}
+
+// Read implements io.Reader. Time passes only while the client is waited for.
 func (in *incoming) Read(p []byte) (int, error) {
+	if in.stall > 0 { // where a deadline cannot be set there is none
+		_ = in.conn.SetReadDeadline(time.Now().Add(in.stall))
+	}
 	n, err := in.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err == nil {
+		return n, nil
+	}
+	if err != io.EOF {
 		in.err = err
+	}
+	if in.stall > 0 && !errors.Is(err, os.ErrDeadlineExceeded) { // what follows may take its time
+		_ = in.conn.SetReadDeadline(time.Time{})
 	}
 	return n, err
 }
@@ -230,5 +248,9 @@ func (in *incoming) blame(err error) error {
 	if _, ok := errors.AsType[*oci.Error](err); ok || in.err == nil {
 		return err
 	}
-	return &oci.Error{Code: oci.BlobUploadInvalid, Message: "the body did not arrive whole", Err: err}
+	message := "the body did not arrive whole"
+	if errors.Is(in.err, os.ErrDeadlineExceeded) {
+		message += fmt.Sprintf(": nothing of it came for %v", in.stall)
+	}
+	return &oci.Error{Code: oci.BlobUploadInvalid, Message: message, Err: err}
 }

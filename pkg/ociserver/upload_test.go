@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -201,6 +202,41 @@ func TestBrokenBody(t *testing.T) {
 	if events.has("ERROR") {
 		t.Errorf("logged as an error:\n%s", events.String())
 	}
+}
+
+// A client that says nothing more does not keep its upload from another that
+// goes on with it; one that is done may wait for its answer for longer.
+func TestSilentBody(t *testing.T) {
+	reg := ocitest.NewMemory()
+	slow := slowUploads{reg}
+	var events recorder
+	srv := serve(t, slow, ociserver.Options{BodyTimeout: 50 * time.Millisecond, Log: events.logger()})
+	resp, _ := raw(t, srv, "POST", "/v2/app/blobs/uploads/", nil, nil)
+	location := resp.Header.Get("Location")
+	silent := dial(t, srv)
+	fmt.Fprintf(silent, "PATCH %s HTTP/1.1\r\nHost: hub\r\nContent-Length: 10\r\n\r\nhello", location)
+	if b, err := io.ReadAll(silent); err != nil || len(b) > 0 {
+		t.Errorf("the connection gave %q, %v, want its end", b, err)
+	}
+	if !strings.Contains(events.String(), "nothing of it came for 50ms") {
+		t.Errorf("the log does not say why:\n%s", events.String())
+	}
+	if resp, body := raw(t, srv, "PATCH", location, map[string]string{"Content-Range": "5-9"}, []byte("world")); resp.StatusCode != 202 || resp.Header.Get("Range") != "0-9" {
+		t.Errorf("going on: %d %s, Range %q", resp.StatusCode, body, resp.Header.Get("Range"))
+	}
+}
+
+// slowUploads takes longer for a chunk that has come whole than a body may rest.
+type slowUploads struct{ oci.Registry }
+
+func (s slowUploads) AppendUpload(ctx ctx, repo, id string, off int64, r io.Reader, size int64) (oci.Upload, error) {
+	u, err := s.Registry.AppendUpload(ctx, repo, id, off, r, size)
+	select {
+	case <-time.After(150 * time.Millisecond):
+	case <-ctx.Done():
+		return u, ctx.Err()
+	}
+	return u, err
 }
 
 // A single POST that fails leaves no upload behind.
