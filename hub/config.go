@@ -47,12 +47,16 @@ type Config struct {
 	DecisionLog string `yaml:"decisionLog"`
 	Policy      Policy `yaml:"policy"`
 	Scan        Scan   `yaml:"scan"`
-	// DrainFor is how long running answers may take to end at a stop. Default 30s.
+	// DrainDelay is how long the hub goes on taking connections at a stop, while it
+	// says that it is not ready: load balancers notice. Default 0s, for none.
+	DrainDelay config.Duration `yaml:"drainDelay"`
+	// DrainFor is how long running answers may take to end after that. Default 30s.
 	DrainFor config.Duration `yaml:"drainFor"`
 }
 
 // TLS serves HTTPS when certificate and key are given; the files are read again
 // on change. A client certificate, if one is sent, must be by ClientCAFile.
+// Replicas trust each other's certificates by what is in CertFile as well.
 type TLS struct {
 	CertFile     string `yaml:"certFile"`
 	KeyFile      string `yaml:"keyFile"`

@@ -44,6 +44,8 @@ proxies:
     onRemoved: reject
     public: true
     cache: {maxBytes: 0, keepFor: 0s}
+drainDelay: 0s
+drainFor: 30s
 policyFile: ""
 decisionLog: ""
 policy: {exempt: []}

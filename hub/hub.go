@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -49,6 +50,8 @@ const (
 	tidyEvery = time.Minute
 	// stallAfter is how long a body may rest before it is ended.
 	stallAfter = 30 * time.Second
+	// bodyStallAfter is the same of one that is pushed: clients read on the way.
+	bodyStallAfter = 2 * time.Minute
 )
 
 // Hub is the central registry.
@@ -58,6 +61,7 @@ type Hub struct {
 	metrics   *prometheus.Registry
 	rows      *meta.Store
 	storage   blob.Store
+	owned     *owned // storage, to who collects garbage
 	fills     *proxy.Blobs
 	local     *registry.Registry
 	identity  *identity.Identity
@@ -117,8 +121,10 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Hub, err error) 
 	if err := h.openProxies(ctx); err != nil {
 		return nil, err
 	}
-	h.local = registry.New(h.storage, h.rows, registry.Options{Proxies: h.paths(), Redirect: h.cfg.Storage.S3.redirects, Log: log})
-	h.garbage = newGC(cfg, h.rows, h.storage, h.metrics, log)
+	h.local = registry.New(h.storage, h.rows, registry.Options{
+		Proxies: h.paths(), Redirect: h.cfg.Storage.S3.redirects, RedirectFor: time.Duration(h.cfg.Storage.S3.RedirectFor), Log: log,
+	})
+	h.garbage = newGC(cfg, h.rows, h.owned, h.metrics, log)
 	if err := h.openBackups(); err != nil {
 		return nil, err
 	}
@@ -165,6 +171,9 @@ func (h *Hub) openStores(ctx context.Context) (err error) {
 	if err := h.rows.Migrate(ctx); err != nil {
 		return fmt.Errorf("metadata: %w", err)
 	}
+	if h.owned, err = claim(ctx, h.rows, h.storage); err != nil {
+		return fmt.Errorf("storage: %w", err)
+	}
 	url, err := advertise(ctx, h.cfg, h.listen.Addr())
 	if err != nil {
 		return err
@@ -176,13 +185,13 @@ func (h *Hub) openStores(ctx context.Context) (err error) {
 func (h *Hub) openFills(ctx context.Context) error {
 	o := proxy.BlobOptions{Options: pullthrough.Options{Log: h.log}, Metrics: h.metrics}
 	if h.cfg.Metadata.Driver == "postgres" {
-		o.Peers = &proxy.Peers{Token: h.identity.ReplicaToken}
+		o.Peers = &proxy.Peers{Token: h.identity.ReplicaToken, TLS: peerTLS(h.cfg)}
 	}
 	h.fills = proxy.NewBlobs(h.rows, h.storage, o)
-	if err := h.fills.Reclaim(ctx); err != nil {
-		return fmt.Errorf("reclaim the space of interrupted fetches: %w", err)
+	if err := h.fills.Reclaim(ctx); err != nil { // one that cannot be deleted keeps no hub from serving
+		h.log.Error("space of interrupted fetches not reclaimed", "err", err)
 	}
-	return proxy.Sweep(ctx, h.rows, h.storage)
+	return ctx.Err()
 }
 
 func (h *Hub) openBackups() error {
@@ -203,6 +212,9 @@ func (h *Hub) openBackups() error {
 // Migrate brings the database up to date and says what that was; with dryRun
 // only what it would be.
 func Migrate(ctx context.Context, cfg Config, dryRun bool) (plan []meta.Migration, err error) {
+	if _, missing := noDatabase(cfg); missing && dryRun {
+		return planOfNew(ctx)
+	}
 	rows, err := openRows(ctx, cfg, nil)
 	if err != nil {
 		return nil, err
@@ -212,6 +224,21 @@ func Migrate(ctx context.Context, cfg Config, dryRun bool) (plan []meta.Migratio
 		return plan, err
 	}
 	return plan, rows.Migrate(ctx)
+}
+
+// planOfNew is what a database that is not there yet will be made by.
+func planOfNew(ctx context.Context) (plan []meta.Migration, err error) {
+	dir, err := os.MkdirTemp("", "breakwater-plan-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	rows, err := meta.Open(ctx, meta.Config{Driver: "sqlite", DSN: filepath.Join(dir, "hub.db")})
+	if err != nil {
+		return nil, err
+	}
+	plan, err = rows.Plan(ctx)
+	return plan, errors.Join(err, rows.Close())
 }
 
 // openProxies makes a project row and a proxy for each configured upstream.
@@ -252,7 +279,7 @@ func (h *Hub) openProxy(ctx context.Context, c Proxy) (u upstream, err error) {
 		}
 	}
 	project, err := h.rows.PutProject(ctx, meta.Project{Name: c.Path, Kind: meta.Proxy, Public: c.Public, Source: meta.FromFile})
-	if errors.Is(err, meta.ErrConflict) {
+	if errors.Is(err, meta.ErrOtherKind) {
 		return u, fmt.Errorf("a project of pushed images is called %q already; give the proxy another path", c.Path)
 	}
 	if err != nil {
@@ -263,10 +290,10 @@ func (h *Hub) openProxy(ctx context.Context, c Proxy) (u upstream, err error) {
 		proxy: proxy.New(h.rows, h.fills, proxy.Options{
 			Registry: c.Registry, Path: c.Path, Allow: c.Allow, FreshFor: time.Duration(c.FreshFor), ServeStale: time.Duration(c.ServeStale),
 			KeepRemoved: c.OnRemoved == "serve", Public: c.Public, Credentials: c.Username != "",
-			Upstream: client, Anonymous: anonymous, Redirect: h.cfg.Storage.S3.redirects, Log: h.log,
+			Upstream: client, Anonymous: anonymous, Redirect: h.cfg.Storage.S3.redirects, RedirectFor: time.Duration(h.cfg.Storage.S3.RedirectFor), Log: h.log,
 		}),
 		evictor: &proxy.Evictor{
-			Rows: h.rows, Keys: h.storage, Project: project.ID, Log: h.log,
+			Rows: h.rows, Keys: h.owned, Project: project.ID, Log: h.log,
 			Limits: proxy.Limits{MaxBytes: int64(c.Cache.MaxBytes), KeepFor: time.Duration(c.Cache.KeepFor)},
 		},
 	}, nil
@@ -324,7 +351,7 @@ func (h *Hub) routes() http.Handler {
 	}
 	v2 := ociserver.New(guarded, ociserver.Options{
 		Name: all.name, Authenticate: front.authenticate, Challenge: front.challenge, Ping: front.ping,
-		StallTimeout: stallAfter, Observe: h.observe, Log: h.log,
+		StallTimeout: stallAfter, BodyTimeout: bodyStallAfter, Observe: h.observe, Log: h.log,
 		Metrics: h.metrics, ChunkMinBytes: h.cfg.Storage.chunkMinBytes(),
 	})
 	mayPull := seen.mayPull(rules, gate.NewAccess(all, rules, seen))
@@ -373,20 +400,29 @@ func (h *Hub) MonitorAddr() string { return h.monitor.Addr().String() }
 // shown once. "" otherwise.
 func (h *Hub) GeneratedPassword() string { return h.password }
 
-// Run serves until ctx ends, then lets running answers end.
+// Run serves until ctx ends and for the delay that is configured, then lets
+// running answers end.
 func (h *Hub) Run(ctx context.Context) error {
 	defer h.Close()
 	h.health.Add("database", h.rows.Ping)
+	h.health.AddOptional("storage", storageCheck(h.cfg.Storage, h.storage)) // not required: replicas share it, and what needs no bytes goes on
 	h.log.Info("hub ready", "listen", h.Addr(), "metrics", h.MonitorAddr(), "version", version.String())
 	g, gctx := errgroup.WithContext(ctx)
-	o := httpx.Options{Grace: time.Duration(h.cfg.DrainFor), Log: h.log, TLS: httpx.TLSFiles{CertFile: h.cfg.TLS.CertFile, KeyFile: h.cfg.TLS.KeyFile, ClientCAFile: h.cfg.TLS.ClientCAFile}}
-	g.Go(func() error { return httpx.Serve(gctx, h.listen, h.handler, o) })
+	delay := time.Duration(h.cfg.DrainDelay)
+	taking, stop := after(gctx, delay) // while connections are taken
+	defer stop()
+	o := httpx.Options{Delay: delay, Grace: time.Duration(h.cfg.DrainFor), Log: h.log, TLS: httpx.TLSFiles{CertFile: h.cfg.TLS.CertFile, KeyFile: h.cfg.TLS.KeyFile, ClientCAFile: h.cfg.TLS.ClientCAFile}}
 	g.Go(func() error {
-		return httpx.Serve(gctx, h.monitor, telemetry.Handler(h.metrics, h.health), httpx.Options{Grace: time.Second, Log: h.log})
+		defer stop() // it may have failed
+		return httpx.Serve(gctx, h.listen, h.handler, o)
+	})
+	g.Go(func() error {
+		return httpx.Serve(taking, h.monitor, telemetry.Handler(h.metrics, h.health), httpx.Options{Grace: time.Second, Log: h.log})
 	})
 	g.Go(func() error {
 		<-gctx.Done()
 		h.health.Drain()
+		<-taking.Done()
 		h.fills.Drain()
 		return nil
 	})
@@ -395,14 +431,21 @@ func (h *Hub) Run(ctx context.Context) error {
 	if h.backups != nil {
 		g.Go(func() error { h.backups.Run(gctx); return nil })
 	}
-	g.Go(func() error { return ended(gctx, h.judge.Run(gctx)) })
+	g.Go(func() error { return ended(gctx, h.judge.Run(taking)) })
 	if h.scanning != nil {
 		g.Go(func() error { return ended(gctx, h.scanning.run(gctx)) })
 	}
 	g.Go(func() error {
-		return ended(gctx, h.rows.Listen(gctx, func(topic string) { h.told(gctx, topic) }))
+		return ended(gctx, h.rows.Listen(taking, func(topic string) { h.told(taking, topic) }))
 	})
 	return g.Wait()
+}
+
+// after is a context that ends so long after ctx, or when stop is called.
+func after(ctx context.Context, delay time.Duration) (_ context.Context, stop context.CancelFunc) {
+	later, end := context.WithCancel(context.WithoutCancel(ctx))
+	unhook := context.AfterFunc(ctx, func() { time.AfterFunc(delay, end) })
+	return later, func() { unhook(); end() }
 }
 
 // ended is what ended a task, unless it was the end of all.
@@ -500,10 +543,16 @@ func (h *Hub) tidyForever(ctx context.Context) {
 // Tidy holds caches to their limits and removes dead uploads, once. Run does so
 // every minute.
 func (h *Hub) Tidy(ctx context.Context) {
+	if !h.owned.mayTidy(ctx, h.log) {
+		return
+	}
 	for _, u := range h.upstreams {
 		if _, err := u.evictor.Run(ctx); err != nil && ctx.Err() == nil {
 			h.log.Error("proxy cache not held to its limits", "upstream", u.cfg.Registry, "err", err)
 		}
+	}
+	if err := h.tidyFormer(ctx); err != nil && ctx.Err() == nil {
+		h.log.Error("the cache of a proxy that is no more is not evicted", "err", err)
 	}
 	if err := h.fills.Reclaim(ctx); err != nil && ctx.Err() == nil {
 		h.log.Error("space of interrupted fetches not reclaimed", "err", err)

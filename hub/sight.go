@@ -36,10 +36,8 @@ func (s sight) Visibility(ctx context.Context, repo string) (oci.Visibility, err
 	}
 	r, err := s.rows.Repo(ctx, repo)
 	switch {
-	case err == nil && proxied:
-		return r.Visibility, nil
 	case err == nil:
-		return local(r.Public), nil
+		return place(r.Place, proxied), nil
 	case !errors.Is(err, meta.ErrNotFound):
 		return "", err
 	case proxied:
@@ -49,7 +47,43 @@ func (s sight) Visibility(ctx context.Context, repo string) (oci.Visibility, err
 	if errors.Is(err, meta.ErrNotFound) {
 		return oci.Private, nil
 	}
-	return local(project.Public), err
+	return place(meta.Place{Kind: project.Kind, Public: project.Public}, false), err
+}
+
+// Visibilities implements [gate.Sight]. A repository without a row is private:
+// they are of a list, and it has gone since.
+func (s sight) Visibilities(ctx context.Context, repos []string) ([]oci.Visibility, error) {
+	places, err := s.rows.Places(ctx, repos)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]oci.Visibility, len(repos))
+	for i, repo := range repos {
+		p, proxied := s.proxies[meta.ProjectName(repo)]
+		row, ok := places[repo]
+		switch {
+		case !ok, proxied && !p.Public:
+			all[i] = oci.Private
+		case proxied && p.Username == "":
+			all[i] = oci.Public
+		default:
+			all[i] = place(row, proxied)
+		}
+	}
+	return all, nil
+}
+
+// place is who may see a repository by its row. One that was fetched by a proxy
+// which is not configured any more is private: its project's flag was for who
+// asks that proxy, and never said that the upstream shows it to anyone.
+func place(row meta.Place, proxied bool) oci.Visibility {
+	switch {
+	case proxied:
+		return row.Visibility
+	case row.Kind == meta.Local && row.Public:
+		return oci.Public
+	}
+	return oci.Private
 }
 
 // Holders implements [gate.Holders].
@@ -97,11 +131,4 @@ func (n names) mayPush(ctx context.Context, repo string) bool {
 	c := oci.CallerFrom(ctx)
 	c.Scopes = nil
 	return !n.proxied(repo) && rbac.Rules{}.Can(c, rbac.Project{}, repo, rbac.Push)
-}
-
-func local(public bool) oci.Visibility {
-	if public {
-		return oci.Public
-	}
-	return oci.Private
 }

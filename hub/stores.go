@@ -16,6 +16,7 @@ import (
 
 	"github.com/breakwater-oci/breakwater/hub/blob"
 	"github.com/breakwater-oci/breakwater/hub/meta"
+	"github.com/breakwater-oci/breakwater/hub/proxy"
 	"github.com/breakwater-oci/breakwater/pkg/config"
 )
 
@@ -91,28 +92,46 @@ func advertise(ctx context.Context, cfg Config, listen net.Addr) (string, error)
 		return "", err
 	}
 	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
-		if host, err = ownAddress(ctx, cfg.Metadata.DSN); err != nil {
-			return "", err
+		if host, err = ownAddress(ctx, cfg); err != nil {
+			return "", fmt.Errorf("advertiseURL is not set: %w", err)
 		}
 	}
 	u := url.URL{Scheme: scheme, Host: net.JoinHostPort(host, port)}
 	return u.String(), nil
 }
 
+// peerTLS is how this replica knows the others, which have the same certificate
+// or one of the same kind.
+func peerTLS(cfg Config) proxy.PeerTLS {
+	p := proxy.PeerTLS{CertFile: cfg.TLS.CertFile}
+	if u, err := url.Parse(cfg.ExternalURL); err == nil {
+		p.Host = u.Hostname()
+	}
+	return p
+}
+
 // ownAddress is this machine's address on the way to the database, which is
 // the one that other replicas are likely to know it by. POD_IP, which a chart
-// sets, wins.
-func ownAddress(ctx context.Context, dsn string) (string, error) {
+// sets, wins. A pooler may run beside each hub, so that the direct way to the
+// database tells more than the one through it.
+func ownAddress(ctx context.Context, cfg Config) (string, error) {
 	if ip := os.Getenv("POD_IP"); ip != "" {
 		return ip, nil
 	}
-	c, err := pgx.ParseConfig(dsn)
-	if err != nil || c.Host == "" || strings.HasPrefix(c.Host, "/") {
-		return "127.0.0.1", nil // a database on this machine
+	rows, err := metaConfig(cfg, nil)
+	if err != nil {
+		return "", err
+	}
+	c, err := pgx.ParseConfig(cmp.Or(rows.ListenDSN, rows.DSN))
+	if err != nil {
+		return "", err
+	}
+	if strings.HasPrefix(c.Host, "/") {
+		return "127.0.0.1", nil // a socket: the database is on this machine
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, "udp", net.JoinHostPort(c.Host, fmt.Sprint(c.Port))) // sends nothing
 	if err != nil {
-		return "", fmt.Errorf("advertiseURL is not set, and the way to the database shows no address of this machine: %w", err)
+		return "", fmt.Errorf("the way to the database shows no address of this machine: %w", err)
 	}
 	defer conn.Close()
 	host, _, err := net.SplitHostPort(conn.LocalAddr().String())

@@ -3,9 +3,12 @@ package hub
 import (
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/breakwater-oci/breakwater/hub/meta"
+	"github.com/breakwater-oci/breakwater/hub/proxy"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
@@ -16,6 +19,9 @@ func TestAdvertise(t *testing.T) {
 	given.AdvertiseURL = "http://hub-0.hub:8080"
 	secure.TLS.CertFile = "cert.pem"
 	local.Metadata.DSN = "host=/run/postgresql dbname=hub"
+	file := DefaultConfig(t.TempDir())
+	file.Metadata.Driver, file.Metadata.DSNFile = "postgres", filepath.Join(t.TempDir(), "dsn")
+	must(t, os.WriteFile(file.Metadata.DSNFile, []byte(pg.Metadata.DSN+"\n"), 0o600))
 	for name, tt := range map[string]struct {
 		cfg    Config
 		listen string
@@ -27,6 +33,7 @@ func TestAdvertise(t *testing.T) {
 		"on all addresses: towards Postgres": {pg, "[::]:8080", "http://127.0.0.1:8080"},
 		"with TLS":                           {secure, "10.1.2.3:8443", "https://10.1.2.3:8443"},
 		"Postgres on this machine":           {local, "0.0.0.0:8080", "http://127.0.0.1:8080"},
+		"the DSN in a file":                  {file, "0.0.0.0:8080", "http://127.0.0.1:8080"},
 	} {
 		addr, err := net.ResolveTCPAddr("tcp", tt.listen)
 		if err != nil {
@@ -36,9 +43,35 @@ func TestAdvertise(t *testing.T) {
 			t.Errorf("%s: advertise = %q, %v; want %q", name, got, err, tt.want)
 		}
 	}
+	// No way leads to the database: that it is looked for shows which one is.
+	const nowhere = "host='no such host' dbname=hub"
+	must(t, os.WriteFile(file.Metadata.DSNFile, []byte(nowhere), 0o600))
+	for what, m := range map[string]Metadata{
+		"a host that is not known":        {Driver: "postgres", DSN: nowhere},
+		"the same in a file":              file.Metadata,
+		"a direct way beside the pooler":  {Driver: "postgres", DSN: local.Metadata.DSN, ListenDSN: nowhere},
+		"a DSN that is none":              {Driver: "postgres", DSN: "hub.db"},
+		"a file with the DSN that is not": {Driver: "postgres", DSN: pg.Metadata.DSN, DSNFile: filepath.Join(t.TempDir(), "none")},
+	} {
+		broken := pg
+		broken.Metadata = m
+		if got, err := advertise(t.Context(), broken, &net.TCPAddr{Port: 8080}); err == nil {
+			t.Errorf("%s: advertise = %q; want an error", what, got)
+		}
+	}
 	t.Setenv("POD_IP", "10.9.8.7")
 	if got, err := advertise(t.Context(), pg, &net.TCPAddr{Port: 8080}); err != nil || got != "http://10.9.8.7:8080" {
 		t.Errorf("advertise with POD_IP = %q, %v", got, err)
+	}
+}
+
+func TestPeerTLS(t *testing.T) {
+	for url, host := range map[string]string{"": "", "https://hub.example": "hub.example", "https://hub.example:8443/": "hub.example"} {
+		cfg := DefaultConfig(t.TempDir())
+		cfg.ExternalURL, cfg.TLS.CertFile = url, "tls.crt"
+		if got, want := peerTLS(cfg), (proxy.PeerTLS{CertFile: "tls.crt", Host: host}); got != want {
+			t.Errorf("with external URL %q others are known by %+v, want %+v", url, got, want)
+		}
 	}
 }
 

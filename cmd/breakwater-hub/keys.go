@@ -26,28 +26,45 @@ the old key when its tokens are over (30 days for logins that a client keeps).`,
 }
 
 func keysList() *cobra.Command {
-	return &cobra.Command{
+	var format outputFormat
+	c := &cobra.Command{
 		Use: "ls FILE", Short: "List the keys, the one that signs first", Args: cobra.ExactArgs(1),
+		Example: `  breakwater-hub keys ls keys.pem
+  breakwater-hub keys ls keys.pem -o json`,
 		RunE: func(c *cobra.Command, args []string) error {
 			ids, err := identity.KeyIDs(args[0])
 			if err != nil {
 				return err
 			}
+			type key struct {
+				ID    string `json:"id"`
+				Signs bool   `json:"signs"` // else it only verifies
+			}
+			keys := make([]key, len(ids))
 			for i, id := range ids {
+				keys[i] = key{id, i == 0}
+			}
+			if format.json() {
+				return printJSON(c.OutOrStdout(), keys)
+			}
+			for _, k := range keys {
 				use := "verifies"
-				if i == 0 {
+				if k.Signs {
 					use = "signs"
 				}
-				fmt.Fprintf(c.OutOrStdout(), "%s  %s\n", id, use)
+				fmt.Fprintf(c.OutOrStdout(), "%s  %s\n", k.ID, use)
 			}
 			return nil
 		},
 	}
+	format.flag(c)
+	return c
 }
 
 func keysAdd() *cobra.Command {
 	return &cobra.Command{
 		Use: "add FILE", Short: "Make a key and put it second; or the file, when there is none", Args: cobra.ExactArgs(1),
+		Example: "  breakwater-hub keys add keys.pem",
 		RunE: func(c *cobra.Command, args []string) error {
 			id, err := identity.AddKey(args[0])
 			if err != nil {
@@ -62,7 +79,8 @@ func keysAdd() *cobra.Command {
 func keysPromote() *cobra.Command {
 	return &cobra.Command{
 		Use: "promote FILE KEY", Short: "Put a key first, so that it signs", Args: cobra.ExactArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error { return identity.PromoteKey(args[0], args[1]) },
+		Example: "  breakwater-hub keys promote keys.pem 1c0de45f0b6a9d27",
+		RunE:    func(_ *cobra.Command, args []string) error { return identity.PromoteKey(args[0], args[1]) },
 	}
 }
 
@@ -71,6 +89,8 @@ func keysRemove() *cobra.Command {
 	c := &cobra.Command{
 		Use: "rm FILE KEY", Short: "Remove a key, but never the only one", Args: cobra.ExactArgs(2),
 		Long: "Remove a key, but never the only one. What it signed is refused from then on.",
+		Example: `  breakwater-hub keys rm keys.pem 9be2a04d8c31f75e --dry-run
+  breakwater-hub keys rm keys.pem 9be2a04d8c31f75e`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if !dryRun {
 				return identity.RemoveKey(args[0], args[1])

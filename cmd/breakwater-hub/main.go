@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/breakwater-oci/breakwater/hub"
+	"github.com/breakwater-oci/breakwater/hub/meta"
 	"github.com/breakwater-oci/breakwater/pkg/cli"
 	"github.com/breakwater-oci/breakwater/pkg/config"
 	"github.com/breakwater-oci/breakwater/pkg/telemetry"
@@ -49,10 +50,14 @@ is BREAKWATER_STORAGE_FILESYSTEM_ROOT. BREAKWATER_ADMIN_PASSWORD sets the admin'
 	c.AddCommand(
 		&cobra.Command{
 			Use: "serve", Short: "Serve until stopped", Args: cobra.NoArgs,
+			Example: `  breakwater-hub serve --config hub.yaml
+  BREAKWATER_LISTEN=127.0.0.1:8080 breakwater-hub serve     the defaults, all in ./breakwater-data`,
 			RunE: func(c *cobra.Command, _ []string) error { return serve(c.Context(), file) },
 		},
 		&cobra.Command{
 			Use: "check-config", Short: "Say whether the configuration is right, and the policy file that it names", Args: cobra.NoArgs,
+			Example: `  breakwater-hub check-config --config hub.yaml
+  BREAKWATER_LOG_LEVEL=debug breakwater-hub check-config --config hub.yaml`,
 			RunE: func(c *cobra.Command, _ []string) error {
 				cfg, err := load(file)
 				if err != nil {
@@ -70,7 +75,7 @@ is BREAKWATER_STORAGE_FILESYSTEM_ROOT. BREAKWATER_ADMIN_PASSWORD sets the admin'
 		gcCommand(&file),
 		keysCommand(),
 		&cobra.Command{
-			Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+			Use: "version", Short: "Print the version", Args: cobra.NoArgs, Example: "  breakwater-hub version",
 			Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), "breakwater-hub "+version.String()) },
 		},
 	)
@@ -80,6 +85,7 @@ is BREAKWATER_STORAGE_FILESYSTEM_ROOT. BREAKWATER_ADMIN_PASSWORD sets the admin'
 
 func migrateCommand(file *string) *cobra.Command {
 	var dryRun bool
+	var format outputFormat
 	c := &cobra.Command{
 		Use: "migrate", Short: "Bring the database's schema up to date", Args: cobra.NoArgs,
 		Long: `Bring the database's schema up to date. serve does so itself; this is for doing it ahead, or looking first.
@@ -96,6 +102,9 @@ Hubs of the release before go on working on the new schema.`,
 				return err
 			}
 			out := c.OutOrStdout()
+			if format.json() {
+				return printJSON(out, migrations(plan, dryRun))
+			}
 			for _, m := range plan {
 				if dryRun {
 					fmt.Fprintf(out, "-- would apply %s:\n%s\n", m.Name, strings.TrimSpace(m.SQL))
@@ -110,7 +119,26 @@ Hubs of the release before go on working on the new schema.`,
 		},
 	}
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print the statements that would be run, and run none")
+	format.flag(c)
 	return c
+}
+
+type migration struct {
+	Name    string `json:"name"`
+	Applied bool   `json:"applied"`
+	SQL     string `json:"sql,omitempty"` // of one that was not
+}
+
+func migrations(plan []meta.Migration, dryRun bool) []migration {
+	all := make([]migration, 0, len(plan))
+	for _, m := range plan {
+		one := migration{Name: m.Name, Applied: !dryRun}
+		if dryRun {
+			one.SQL = strings.TrimSpace(m.SQL)
+		}
+		all = append(all, one)
+	}
+	return all
 }
 
 func load(file string) (hub.Config, error) {

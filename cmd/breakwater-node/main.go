@@ -48,11 +48,13 @@ is BREAKWATER_CACHE_MAX_BYTES.`,
 	c.AddCommand(
 		&cobra.Command{
 			Use: "serve", Short: "Serve until stopped; with containerd.manage, install the mirrors and keep them right", Args: cobra.NoArgs,
+			Example: `  breakwater-node serve --config node.yaml
+  BREAKWATER_CACHE_MAX_BYTES=20GiB breakwater-node serve --config node.yaml`,
 			RunE: func(c *cobra.Command, _ []string) error { return serve(c.Context(), file) },
 		},
 		installCommand(&file), uninstallCommand(&file), doctorCommand(&file),
 		&cobra.Command{
-			Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+			Use: "version", Short: "Print the version", Args: cobra.NoArgs, Example: "  breakwater-node version",
 			Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), "breakwater-node "+version.String()) },
 		},
 	)

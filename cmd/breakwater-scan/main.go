@@ -45,7 +45,8 @@ func root() *cobra.Command {
 		Short: "Find what is installed in one image, for a Breakwater hub",
 		Long: `Find what is installed in one image, for a Breakwater hub, which starts this
 program for each scan. It reads the image from the hub alone and dials nowhere.`,
-		Args: cobra.NoArgs, Version: version.String(),
+		Example: `  breakwater-scan --socket /run/breakwater/scan.sock --java-db /var/lib/breakwater`,
+		Args:    cobra.NoArgs, Version: version.String(),
 		SilenceUsage: true, SilenceErrors: true,
 		RunE: func(c *cobra.Command, _ []string) error {
 			level := slog.LevelError

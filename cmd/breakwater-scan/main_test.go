@@ -147,3 +147,9 @@ func TestProgramWithoutWorker(t *testing.T) {
 		t.Errorf("without a socket it wrote %s", &p.stderr)
 	}
 }
+
+func TestHelpHasExamples(t *testing.T) {
+	if root().Example == "" {
+		t.Error("breakwater-scan has no example")
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -29,7 +30,11 @@ delays (gc.delay, gc.quarantine and gc.trashFor of the hub's configuration).`,
 			if err != nil {
 				return err
 			}
-			g, err := api.GC(c.Context())
+			look := api.GC
+			if dryRun {
+				look = api.GCWhole
+			}
+			g, err := look(c.Context())
 			if err != nil {
 				return err
 			}
@@ -38,7 +43,7 @@ delays (gc.delay, gc.quarantine and gc.trashFor of the hub's configuration).`,
 					return err
 				}
 				if !noWait {
-					if g, err = awaitGC(c.Context(), api, g); err != nil {
+					if g, err = awaitGC(c.Context(), api, g, c.ErrOrStderr(), 3*time.Second); err != nil {
 						return err
 					}
 				}
@@ -60,28 +65,29 @@ delays (gc.delay, gc.quarantine and gc.trashFor of the hub's configuration).`,
 	return c
 }
 
-// awaitGC waits for the end of a pass that began after before was read.
-func awaitGC(ctx context.Context, api *hubapi.Client, before hubapi.GC) (hubapi.GC, error) {
+// awaitGC waits for the end of a pass that began after before was read, and
+// tells progress every so often what is still to be done.
+func awaitGC(ctx context.Context, api *hubapi.Client, before hubapi.GC, progress io.Writer, every time.Duration) (hubapi.GC, error) {
+	said := time.Now()
 	var since time.Time
 	if before.Last != nil {
 		since = before.Last.StartedAt
 	}
-	// One that was running then began before it was asked for another.
-	wait := 1
-	if before.Running {
-		wait = 2
+	if before.RunningSince != nil { // it began before another was asked for
+		since = *before.RunningSince
 	}
 	for tick := time.NewTicker(500 * time.Millisecond); ; {
 		g, err := api.GC(ctx)
 		if err != nil {
 			return g, err
 		}
-		if g.Last != nil && g.Last.StartedAt.After(since) {
-			since = g.Last.StartedAt
-			wait--
-		}
-		if wait <= 0 && !g.Running {
+		if g.Last != nil && g.Last.StartedAt.After(since) && !g.Running {
 			return g, nil
+		}
+		if time.Since(said) >= every {
+			said = time.Now()
+			b := g.Garbage
+			fmt.Fprintf(progress, "collecting: %d blobs to be looked at; %s to be deleted\n", b.Reviews, sized(b.Expired, b.ExpiredBytes))
 		}
 		select {
 		case <-ctx.Done():
@@ -108,7 +114,10 @@ func drawGC(t *table, g hubapi.GC, done bool) {
 	t.row("in quarantine:", sized(b.Quarantined, b.QuarantinedBytes)+", for "+after(g.QuarantineSeconds))
 	t.row("to be quarantined next:", sized(b.Due, b.DueBytes))
 	t.row("not named by a manifest yet:", sized(b.Leased, b.LeasedBytes)+", kept for "+after(g.DelaySeconds))
-	t.row("in the trash for too long:", fmt.Sprintf("%d tags and manifests", b.TrashDue))
+	t.row("in the trash for too long:", fmt.Sprintf("%d tags and manifests, which alone keep %s", b.TrashDue, sized(b.TrashBlobs, b.TrashBytes)))
+	if g.Untagged != nil {
+		t.row("untagged, to go to the trash:", fmt.Sprintf("%d manifests", *g.Untagged))
+	}
 	switch {
 	case g.Running:
 		t.row("state:", "running")

@@ -220,6 +220,9 @@ func (c *copier) copyManifest(ctx context.Context, r repository, d oci.Digest, t
 		for _, b := range links.Blobs {
 			g.Go(func() error { return c.copyBlob(gctx, r, b, t) })
 		}
+		for _, b := range links.Foreign {
+			g.Go(func() error { return c.copyForeign(gctx, r, b, t) })
+		}
 		if err := g.Wait(); err != nil || c.o.dryRun {
 			return err
 		}
@@ -229,6 +232,22 @@ func (c *copier) copyManifest(ctx context.Context, r repository, d oci.Digest, t
 		c.brought.first(r.to + "@" + d.String())
 		return nil
 	})
+}
+
+// copyForeign copies a layer that can be had elsewhere, if the source has it all
+// the same: it may be the only place that nodes can reach.
+func (c *copier) copyForeign(ctx context.Context, r repository, b oci.Descriptor, t *tally) error {
+	err := c.src.wait.again(ctx, func() error {
+		_, err := c.src.Stat(ctx, r.name, b.Digest)
+		return err
+	})
+	switch {
+	case oci.IsAbsent(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("layer %s: %w", b.Digest, err)
+	}
+	return c.copyBlob(ctx, r, b, t)
 }
 
 // copyBlob brings a blob into a repository of the hub.
@@ -319,7 +338,7 @@ func (c *copier) copyReferrers(ctx context.Context, r repository, d oci.Digest) 
 
 // copyAttached copies the tags that are named after a manifest.
 func (c *copier) copyAttached(ctx context.Context, r repository, d oci.Digest) error {
-	base := d.Algorithm().String() + "-" + d.Encoded()
+	base := oci.ReferrersTag(d)
 	for _, suffix := range []string{"", ".sig", ".att", ".sbom"} {
 		tag := base + suffix
 		if c.o.choose.excludes(r.name, tag) {

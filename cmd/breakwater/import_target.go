@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/version"
@@ -281,15 +282,20 @@ func (t *target) read(ctx context.Context, repo string, d oci.Digest) (oci.Manif
 	return oci.Manifest{Bytes: a.body, Descriptor: oci.Descriptor{MediaType: a.header.Get("Content-Type"), Digest: d, Size: int64(len(a.body))}}, nil
 }
 
-// put stores a manifest under its digest or a tag.
+// put stores a manifest under its digest or a tag. What is put under a tag alone
+// gets a digest by sha256.
 func (t *target) put(ctx context.Context, repo string, ref oci.Reference, m oci.Manifest) error {
+	path := "/v2/" + repo + "/manifests/" + ref.String()
+	if !ref.IsDigest() && m.Digest.Algorithm() != digest.SHA256 {
+		path = "/v2/" + repo + "/manifests/" + m.Digest.String() + "?tag=" + ref.Tag
+	}
 	return t.wait.again(ctx, func() error {
-		a, err := t.ask(ctx, http.MethodPut, repo, "", "/v2/"+repo+"/manifests/"+ref.String(),
+		a, err := t.ask(ctx, http.MethodPut, repo, "", path,
 			strings.NewReader(string(m.Bytes)), int64(len(m.Bytes)), http.Header{"Content-Type": {m.MediaType}})
 		if err != nil {
 			return err
 		}
-		if got := a.header.Get("Docker-Content-Digest"); got != "" && got != m.Digest.String() && m.Digest.Algorithm() == "sha256" {
+		if got := a.header.Get("Docker-Content-Digest"); got != "" && got != m.Digest.String() {
 			return oci.Errorf(oci.Unsupported, "the hub stored %s as %s", m.Digest, got)
 		}
 		return nil

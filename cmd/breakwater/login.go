@@ -196,6 +196,8 @@ func whoamiCommand() *cobra.Command {
 	var hub hubFlags
 	c := &cobra.Command{
 		Use: "whoami", Short: "Say who the hub takes you for", Args: cobra.NoArgs,
+		Example: `  breakwater whoami
+  breakwater whoami -o json`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			api, err := hub.client()
 			if err != nil {

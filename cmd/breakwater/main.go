@@ -50,6 +50,8 @@ func versionCommand() *cobra.Command {
 	var format outputFormat
 	c := &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Example: `  breakwater version
+  breakwater version -o json`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			v := struct {
 				Version string `json:"version"`

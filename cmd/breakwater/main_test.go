@@ -2,9 +2,33 @@ package main
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
+
+// Every command that does something says how it is used, and those that ask a
+// hub take --hub.
+func TestHelpHasExamples(t *testing.T) {
+	local := []string{"up", "login", "version", "policy check", "policy test", "import registry"}
+	var check func(*cobra.Command)
+	check = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			check(sub)
+		}
+		_, name, _ := strings.Cut(c.CommandPath(), " ")
+		switch {
+		case c.HasSubCommands():
+		case c.Example == "":
+			t.Errorf("%s has no example", c.CommandPath())
+		case !slices.Contains(local, name) && c.Flags().Lookup("hub") == nil:
+			t.Errorf("%s has no --hub", c.CommandPath())
+		}
+	}
+	check(root())
+}
 
 // A misspelt command is an error at every level, never a help text and
 // success.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -24,6 +23,8 @@ func projectList() *cobra.Command {
 	var hub hubFlags
 	c := &cobra.Command{
 		Use: "ls", Short: "List projects", Args: cobra.NoArgs,
+		Example: `  breakwater project ls
+  breakwater project ls -o json`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			api, err := hub.client()
 			if err != nil {
@@ -53,36 +54,48 @@ func projectSet() *cobra.Command {
 	var format outputFormat
 	c := &cobra.Command{
 		Use: "set NAME", Aliases: []string{"create"}, Short: "Make a project, or change it",
+		Long: `Make a project, or change it: only what is given. A new one is private, unless --public is given.
+Of a proxy of an upstream registry --redirect can be set; who may pull is the configuration's to say.`,
 		Example: `  breakwater project create team --private
   breakwater project set team --public     anyone may pull its images
-  breakwater project set team --private --redirect on     blobs come from the object storage directly`,
+  breakwater project set team --redirect on     blobs come from the object storage directly
+  breakwater project set docker.io --redirect off`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			if public == private {
-				return errors.New("say who may pull: --public for anyone, --private for users of the hub")
+			var spec hubapi.ProjectSpec
+			given := c.Flags().Changed
+			switch {
+			case given("public") && given("private"):
+				return errors.New("say who may pull: --public for anyone, or --private for users of the hub")
+			case given("public"):
+				spec.Public = new(public)
+			case given("private"):
+				spec.Public = new(!private)
 			}
-			if redirect == "default" {
-				redirect = ""
-			}
-			if !slices.Contains([]string{"", "on", "off"}, redirect) {
-				return fmt.Errorf("--redirect %s: want on, off or default", redirect)
+			if given("redirect") {
+				values := map[string]string{"on": "on", "off": "off", "default": ""}
+				v, ok := values[redirect]
+				if !ok {
+					return fmt.Errorf("--redirect %s: want on, off or default", redirect)
+				}
+				spec.Redirect = &v
 			}
 			api, err := hub.client()
 			if err != nil {
 				return err
 			}
-			p, err := api.PutProject(c.Context(), args[0], hubapi.ProjectSpec{Public: public, Redirect: redirect})
+			p, err := api.PutProject(c.Context(), args[0], spec)
 			if err != nil {
 				return err
 			}
 			return format.print(c.OutOrStdout(), p, func(t *table) {
-				t.line("project " + p.Name + ": public " + yesNo(p.Public))
+				t.line("project " + p.Name + ": public " + yesNo(p.Public) + ", redirect " + cmp.Or(p.Redirect, "default"))
 			})
 		},
 	}
 	c.Flags().BoolVar(&public, "public", false, "anyone may pull")
 	c.Flags().BoolVar(&private, "private", false, "only users of the hub may pull")
-	c.Flags().StringVar(&redirect, "redirect", "default", "send clients to the object storage for blobs: on, off, or default (as the hub is configured)")
+	c.Flags().StringVar(&redirect, "redirect", "", "send clients to the object storage for blobs: on, off, or default (as the hub is configured)")
 	hub.flag(c)
 	format.flag(c)
 	return c

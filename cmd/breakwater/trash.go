@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -99,17 +100,22 @@ here is to be restored first.`,
 }
 
 func trashPurge() *cobra.Command {
+	var dryRun bool
 	var hub hubFlags
 	c := &cobra.Command{
 		Use: "purge ID...", Short: "Forget deletions now: they cannot be restored any more",
 		Long: `Forget deletions now: they cannot be restored any more. The bytes that only they
 needed are deleted by garbage collection, after its delays.`,
-		Example: `  breakwater trash purge 019a5e2c-55f1-7c1e-9a1c-3b1f0c9e8d7a`,
-		Args:    cobra.MinimumNArgs(1),
+		Example: `  breakwater trash purge 019a5e2c-55f1-7c1e-9a1c-3b1f0c9e8d7a --dry-run
+  breakwater trash purge 019a5e2c-55f1-7c1e-9a1c-3b1f0c9e8d7a`,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			api, err := hub.client()
 			if err != nil {
 				return err
+			}
+			if dryRun {
+				return tryPurge(c, api, args)
 			}
 			for _, op := range args {
 				if err := api.PurgeTrash(c.Context(), op); err != nil {
@@ -120,6 +126,25 @@ needed are deleted by garbage collection, after its delays.`,
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be forgotten")
 	hub.flag(c)
 	return c
+}
+
+// tryPurge says what of deletions a purge of them would take.
+func tryPurge(c *cobra.Command, api *hubapi.Client, ops []string) error {
+	all, err := api.Trash(c.Context(), "")
+	if err != nil {
+		return err
+	}
+	for _, op := range ops {
+		i := slices.IndexFunc(all, func(x hubapi.Trashed) bool { return x.Op == op })
+		if i < 0 {
+			return fmt.Errorf("%s: there is no such deletion", op)
+		}
+		x := all[i]
+		fmt.Fprintf(c.OutOrStdout(), "would purge %s: %s, %s and %s, deleted %s by %s\n", op, trashedWhat(x),
+			count(int(x.Tags), "tag", "tags"), count(int(x.Manifests), "manifest", "manifests"), age(x.DeletedAt), trashedBy(x))
+	}
+	return nil
 }

@@ -73,7 +73,7 @@ func (s *server) routes(api huma.API) {
 	get(api, hubapi.PathStatus, "status", "State of the hub and its upstreams", s.status)
 	get(api, hubapi.PathPulls, "pulls", "Recent pulls, and where each blob came from", s.recentPulls)
 	get(api, hubapi.PathProjects, "list-projects", "Projects by name", s.listProjects)
-	huma.Register(api, huma.Operation{OperationID: "put-project", Method: http.MethodPut, Path: hubapi.PathProject, Summary: "Make a local project, or change it"}, s.putProject)
+	huma.Register(api, huma.Operation{OperationID: "put-project", Method: http.MethodPut, Path: hubapi.PathProject, Summary: "Make a local project, or change what is given of one; of a proxy's, redirect alone"}, s.putProject)
 	get(api, hubapi.PathRepositories, "list-repositories", "Repositories by name", s.listRepositories)
 	get(api, hubapi.PathTags, "list-tags", "Tags of a repository", s.listTags)
 	s.userRoutes(api)
@@ -143,7 +143,7 @@ func (s *server) fail(err error) error {
 	switch {
 	case errors.Is(err, meta.ErrNotFound):
 		return huma.Error404NotFound("there is no such thing")
-	case errors.Is(err, meta.ErrConflict):
+	case errors.Is(err, meta.ErrOtherKind):
 		return huma.Error409Conflict("the name is taken by a project of another kind")
 	case errors.As(err, &e):
 		return huma.NewError(e.Code.Status(), e.Text())

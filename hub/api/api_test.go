@@ -24,6 +24,12 @@ import (
 // newAPI serves the API; whoever gives the password "admin" is one, "user" is
 // a user, and any other is refused.
 func newAPI(t *testing.T) string {
+	url, _ := newAPIOver(t)
+	return url
+}
+
+// newAPIOver is newAPI, and what is behind it.
+func newAPIOver(t *testing.T) (string, *meta.Store) {
 	rows, err := meta.Open(t.Context(), meta.Config{Driver: "sqlite", DSN: filepath.Join(t.TempDir(), "hub.db")})
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +56,7 @@ func newAPI(t *testing.T) string {
 		MayPull:   func(context.Context, string, oci.Reference) (bool, error) { return false, nil },
 	}))
 	t.Cleanup(srv.Close)
-	return srv.URL
+	return srv.URL, rows
 }
 
 // newJudge judges what is in memory, by no policy.
@@ -123,12 +129,50 @@ func TestRights(t *testing.T) {
 	}
 }
 
+// Only what is given of a project changes; of a proxy's, who may pull is not the
+// API's to say.
+func TestPutProject(t *testing.T) {
+	url, rows := newAPIOver(t)
+	c := hubapi.NewClient(url, "ann", "admin", nil)
+	if _, err := rows.PutProject(t.Context(), meta.Project{Name: "docker.io", Kind: meta.Proxy, Source: meta.FromFile}); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name     string
+		spec     hubapi.ProjectSpec
+		status   int // of a refusal
+		public   bool
+		redirect string
+	}{
+		{"team", hubapi.ProjectSpec{}, 0, false, ""},
+		{"team", hubapi.ProjectSpec{Redirect: new("on")}, 0, false, "on"},
+		{"team", hubapi.ProjectSpec{Public: new(true)}, 0, true, "on"},
+		{"team", hubapi.ProjectSpec{Redirect: new("")}, 0, true, ""},
+		{"team", hubapi.ProjectSpec{Redirect: new("maybe")}, 422, false, ""},
+		{"docker.io", hubapi.ProjectSpec{Redirect: new("off")}, 0, false, "off"},
+		{"docker.io", hubapi.ProjectSpec{Public: new(true), Redirect: new("on")}, 409, false, ""},
+		{"docker.io", hubapi.ProjectSpec{}, 409, false, ""},
+		{"a b", hubapi.ProjectSpec{}, 422, false, ""},
+	} {
+		p, err := c.PutProject(t.Context(), tt.name, tt.spec)
+		if tt.status != 0 {
+			if e, ok := errors.AsType[*hubapi.Error](err); !ok || e.Status != tt.status {
+				t.Errorf("%s %+v: %v, want %d", tt.name, tt.spec, err, tt.status)
+			}
+			continue
+		}
+		if err != nil || p.Name != tt.name || p.Public != tt.public || p.Redirect != tt.redirect {
+			t.Errorf("%s %+v: %+v, %v", tt.name, tt.spec, p, err)
+		}
+	}
+}
+
 // A list longer than a page is read to its end.
 func TestPages(t *testing.T) {
 	c := hubapi.NewClient(newAPI(t), "ann", "admin", nil)
 	for i := range 250 {
 		name := "p" + string(rune('a'+i/26)) + string(rune('a'+i%26))
-		if _, err := c.PutProject(t.Context(), name, hubapi.ProjectSpec{Public: i%2 == 0}); err != nil {
+		if _, err := c.PutProject(t.Context(), name, hubapi.ProjectSpec{Public: new(i%2 == 0)}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 // Collector is garbage collection, a [gc.GC].
 type Collector interface {
 	State() gc.State
-	DryRun(ctx context.Context) (gc.Report, error)
+	DryRun(ctx context.Context, look gc.Look) (gc.Report, error)
 	Wake(whole bool)
 }
 
@@ -23,8 +23,12 @@ func (s *server) gcRoutes(api huma.API) {
 	register(api, admins, http.MethodPost, hubapi.PathGC, "run-gc", "Collect garbage now, without waiting for its end", s.runGC)
 }
 
-func (s *server) gcState(ctx context.Context, _ *empty) (*body[hubapi.GC], error) {
-	r, err := s.GC.DryRun(ctx)
+type gcStateInput struct {
+	Whole bool `query:"whole" doc:"with what is to be done once a day: all manifests are looked at for untagged ones"`
+}
+
+func (s *server) gcState(ctx context.Context, in *gcStateInput) (*body[hubapi.GC], error) {
+	r, err := s.GC.DryRun(ctx, gc.Look{Untagged: in.Whole})
 	if err != nil {
 		return nil, s.fail(err)
 	}
@@ -33,17 +37,29 @@ func (s *server) gcState(ctx context.Context, _ *empty) (*body[hubapi.GC], error
 		Running: state.Running, Garbage: hubapi.Garbage(r.Garbage),
 		DelaySeconds: int64(r.Times.Delay.Seconds()), QuarantineSeconds: int64(r.Times.Quarantine.Seconds()), TrashForSeconds: int64(r.Times.TrashFor.Seconds()),
 	}
+	if state.Running {
+		out.RunningSince = &state.Since
+	}
+	if in.Whole {
+		out.Untagged = &r.Untagged
+	}
 	if p := state.Last; !p.EndedAt.IsZero() {
-		out.Last = &hubapi.GCPass{
-			StartedAt: p.StartedAt, EndedAt: p.EndedAt, Whole: p.Whole, Purged: p.Purged, Untagged: p.Untagged,
-			Quarantined: p.Quarantined, QuarantinedBytes: p.QuarantinedBytes, Deleted: p.Deleted, DeletedBytes: p.DeletedBytes,
-			Orphans: p.Orphans, OrphanBytes: p.OrphanBytes,
-		}
-		if p.Err != nil {
-			out.Last.Error = p.Err.Error()
-		}
+		out.Last = GCPass(p)
 	}
 	return &body[hubapi.GC]{out}, nil
+}
+
+// GCPass is a pass of garbage collection as the API has it.
+func GCPass(p gc.Pass) *hubapi.GCPass {
+	out := &hubapi.GCPass{
+		StartedAt: p.StartedAt, EndedAt: p.EndedAt, Whole: p.Whole, Purged: p.Purged, Untagged: p.Untagged,
+		Quarantined: p.Quarantined, QuarantinedBytes: p.QuarantinedBytes, Deleted: p.Deleted, DeletedBytes: p.DeletedBytes,
+		Orphans: p.Orphans, OrphanBytes: p.OrphanBytes,
+	}
+	if p.Err != nil {
+		out.Error = p.Err.Error()
+	}
+	return out
 }
 
 type runGCInput struct {

@@ -51,9 +51,21 @@ func (s *server) putProject(ctx context.Context, in *putProjectInput) (*body[hub
 		return nil, huma.Error422UnprocessableEntity("not a project's name: lower-case letters and digits, separated by one of . _ __ -")
 	}
 	if s.Reserved(in.Name) {
-		return nil, huma.Error409Conflict(in.Name + " is a proxy of an upstream registry; choose another name")
+		return s.putProxied(ctx, in)
 	}
-	p, err := s.Rows.PutProject(ctx, meta.Project{Name: in.Name, Kind: meta.Local, Public: in.Body.Public, Redirect: meta.Redirect(in.Body.Redirect), Source: meta.FromAPI})
+	p, err := s.Rows.ChangeProject(ctx, in.Name, meta.ProjectChange{Public: in.Body.Public, Redirect: (*meta.Redirect)(in.Body.Redirect)})
+	if err != nil {
+		return nil, s.fail(err)
+	}
+	return &body[hubapi.Project]{project(p)}, nil
+}
+
+// putProxied changes what of a proxy's project is not the configuration's to say.
+func (s *server) putProxied(ctx context.Context, in *putProjectInput) (*body[hubapi.Project], error) {
+	if in.Body.Public != nil || in.Body.Redirect == nil {
+		return nil, huma.Error409Conflict(in.Name + " is a proxy of an upstream registry: the hub's configuration says who may pull, and only redirect can be set; for images of your own choose another name")
+	}
+	p, err := s.Rows.SetRedirect(ctx, in.Name, meta.Redirect(*in.Body.Redirect))
 	if err != nil {
 		return nil, s.fail(err)
 	}

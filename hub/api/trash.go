@@ -129,7 +129,7 @@ func (s *server) trashFault(err error, what string) error {
 		return huma.Error409Conflict(fmt.Sprintf("%s is not in the repository any more: restore the deletion that took it first", missing.Missing[0].Digest))
 	case errors.Is(err, meta.ErrNotFound):
 		return huma.Error404NotFound("there is no " + what)
-	case errors.Is(err, meta.ErrConflict):
+	case errors.Is(err, meta.ErrOtherKind):
 		return huma.Error409Conflict("the repository is a proxy's of an upstream: what is in it is a cache, and not deleted by hand")
 	}
 	return s.fail(err)

@@ -30,6 +30,8 @@ func must(t *testing.T, err error) {
 type nothing struct{}
 
 func (nothing) Delete(context.Context, ...string) error                     { return nil }
+func (nothing) DeleteWhole(context.Context, ...string) error                { return nil }
+func (nothing) Abort(context.Context, ...string) error                      { return nil }
 func (nothing) Walk(context.Context, string, func(blob.Object) error) error { return nil }
 
 // newTrash is an admin's client of a hub with garbage collection.
@@ -59,7 +61,7 @@ func putImage(t *testing.T, rows *meta.Store, repo, tag, name string, subject oc
 	d := oci.FromBytes([]byte(name))
 	u := meta.Upload{ID: repo + name, StorageKey: "b/" + repo + name, Alg: "sha256", HashState: []byte{}}
 	must(t, rows.CreateUpload(t.Context(), repo, u))
-	u, err := rows.HoldUpload(t.Context(), repo, u.ID)
+	u, err := rows.HoldUpload(t.Context(), repo, u.ID, nil)
 	must(t, err)
 	_, err = rows.CommitUpload(t.Context(), u, d, 4)
 	must(t, err)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
 
 	"github.com/breakwater-oci/breakwater/hub/blob"
@@ -33,6 +34,7 @@ type shelf struct {
 	bytes map[string][]byte
 	begun map[string]bool
 	fail  error // of PutFile
+	stuck error // of Delete
 }
 
 func newShelf() *shelf { return &shelf{bytes: make(map[string][]byte), begun: make(map[string]bool)} }
@@ -77,6 +79,9 @@ func (s *shelf) PutFile(_ context.Context, key string, f *os.File, sizeBytes int
 func (s *shelf) Delete(_ context.Context, keys ...string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.stuck != nil {
+		return s.stuck
+	}
 	for _, k := range keys {
 		delete(s.bytes, k)
 	}
@@ -394,6 +399,10 @@ func TestSchedule(t *testing.T) {
 		store.fail = errors.New("no")
 		store.mu.Unlock()
 		time.Sleep(time.Hour)
+		synctest.Wait()
+		if kept, err := listDir(dir); err != nil || len(kept) != 2 || Prefix+filepath.Base(kept[1]) != key(2) {
+			t.Errorf("after a failing hour there are %v, %v; want the last one from before, and one more", kept, err)
+		}
 		store.mu.Lock()
 		store.fail = nil
 		store.mu.Unlock()
@@ -402,6 +411,23 @@ func TestSchedule(t *testing.T) {
 		if all := store.keys(Prefix + "2"); len(all) != 2 || all[1] <= key(2) {
 			t.Errorf("after a failure: %v", all)
 		}
+		// One that lets nothing be deleted does not fill the folder.
+		failed := testutil.ToFloat64(s.metrics.failed)
+		store.mu.Lock()
+		store.stuck = errors.New("locked")
+		store.mu.Unlock()
+		time.Sleep(3 * time.Hour)
+		synctest.Wait()
+		store.mu.Lock()
+		store.stuck = nil
+		store.mu.Unlock()
+		if kept, err := listDir(dir); err != nil || len(kept) != 2 || len(store.keys(Prefix+"2")) != 5 {
+			t.Errorf("where nothing is deleted there are %v, %v and %v", kept, err, store.keys(Prefix))
+		}
+		if n := testutil.ToFloat64(s.metrics.failed); n != failed {
+			t.Errorf("%v backups failed that were made", n-failed)
+		}
+		after(time.Hour)
 		metrics, err := reg.Gather()
 		must(t, err)
 		for _, m := range metrics {

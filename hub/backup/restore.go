@@ -21,7 +21,11 @@ type Options struct {
 	// ForgetMissing forgets the blobs whose bytes are not in the storage, so that
 	// they can be pushed and fetched again. Otherwise only to be told of them.
 	ForgetMissing bool
-	Progress      meta.Progress
+	// TakeStorage makes the storage the restored database's, whosever it was. A
+	// hub that still runs on the other one deletes nothing more from it, but what
+	// is pushed to it from now on is lost.
+	TakeStorage bool
+	Progress    meta.Progress
 }
 
 // Report says what a restore did or, on a dry run, would do.
@@ -30,7 +34,11 @@ type Report struct {
 	Restored bool            `json:"restored"`
 	Epoch    int64           `json:"epoch,omitempty"`
 	SetAside string          `json:"setAside,omitempty"` // the SQLite file that was there before
-	Storage  Check           `json:"storage"`
+	// StorageOf is the id of the database whose the storage was; "" when it said
+	// of none. No hub serves the restored one from it, unless it was taken.
+	StorageOf    string `json:"storageOf,omitempty"`
+	StorageTaken bool   `json:"storageTaken"` // see [Options.TakeStorage]
+	Storage      Check  `json:"storage"`
 }
 
 // Restore makes the database that rows names hold what the backup from does:
@@ -73,8 +81,31 @@ func Restore(ctx context.Context, rows meta.Config, store blob.Store, from strin
 		return r, err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	if err := r.own(ctx, s, store, o); err != nil {
+		return r, err
+	}
 	r.Storage, err = checkBlobs(ctx, s, store, o.ForgetMissing && !o.DryRun, o.Progress)
 	return r, err
+}
+
+// own says whose the storage is and, if wanted, takes it: before it is looked
+// what is in there, so that nobody deletes any of it afterwards.
+func (r *Report) own(ctx context.Context, s *meta.Store, store blob.Store, o Options) (err error) {
+	if r.StorageOf, err = blob.Owner(ctx, store); err != nil && !o.TakeStorage {
+		return err
+	}
+	if !o.TakeStorage || o.DryRun {
+		return nil
+	}
+	id, err := s.ID(ctx)
+	if err == nil {
+		err = blob.SetOwner(ctx, store, id)
+	}
+	if err != nil {
+		return fmt.Errorf("take the storage: %w", err)
+	}
+	r.StorageTaken = true
+	return nil
 }
 
 // fetch makes the new file to of the backup that from names.

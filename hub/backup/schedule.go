@@ -54,6 +54,7 @@ type Schedule struct {
 	Parts
 	cfg     Config
 	metrics scheduleMetrics
+	untaken string // file in Dir that the storage did not take; "" for none
 }
 
 // New returns a schedule that [Schedule.Run] follows.
@@ -113,12 +114,15 @@ func (s *Schedule) turn(ctx context.Context) (time.Duration, error) {
 	}
 	r, err := s.make(ctx)
 	if err != nil {
-		return 0, err
+		return 0, errors.Join(err, s.pruneDir())
 	}
 	s.metrics.seen(r.MadeAt, r.SizeBytes)
 	s.metrics.took.Set(r.Took.Seconds())
 	s.Log.Info("backup made", "key", Prefix+nameAt(r.MadeAt), "bytes", r.SizeBytes, "dur", r.Took, "tags", r.Rows("tags"))
-	return s.cfg.Every, s.prune(ctx)
+	if err := errors.Join(s.pruneStored(ctx), s.pruneDir()); err != nil && ctx.Err() == nil {
+		s.Log.Error("old backups are not deleted", "err", err)
+	}
+	return s.cfg.Every, nil
 }
 
 // make makes one backup and puts it where it belongs: into the storage last, so
@@ -147,10 +151,16 @@ func (s *Schedule) make(ctx context.Context) (r Result, err error) {
 		if err := errors.Join(os.Rename(r.Path, filepath.Join(s.cfg.Dir, name)), syncDir(s.cfg.Dir)); err != nil {
 			return r, err
 		}
+		if s.untaken != "" && s.untaken != name {
+			// Or those of a storage that takes none would drive the older ones out.
+			_ = os.Remove(filepath.Join(s.cfg.Dir, s.untaken))
+		}
+		s.untaken = name
 	}
 	if err := s.Store.PutFile(ctx, Prefix+name, f, r.SizeBytes); err != nil {
 		return r, fmt.Errorf("put the backup into the storage: %w", err)
 	}
+	s.untaken = ""
 	return r, nil
 }
 
@@ -167,8 +177,8 @@ func sweep(dir string) error {
 	return err
 }
 
-// prune deletes the oldest beyond what is kept.
-func (s *Schedule) prune(ctx context.Context) error {
+// pruneStored deletes the oldest in the storage beyond what is kept.
+func (s *Schedule) pruneStored(ctx context.Context) error {
 	if s.cfg.Keep <= 0 {
 		return nil
 	}
@@ -181,7 +191,13 @@ func (s *Schedule) prune(ctx context.Context) error {
 			return fmt.Errorf("delete an old backup: %w", err)
 		}
 	}
-	if s.cfg.Dir == "" {
+	return nil
+}
+
+// pruneDir does so in the folder, which is to fill up least of all when the
+// storage takes nothing.
+func (s *Schedule) pruneDir() error {
+	if s.cfg.Keep <= 0 || s.cfg.Dir == "" {
 		return nil
 	}
 	paths, err := listDir(s.cfg.Dir)

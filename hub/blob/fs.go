@@ -176,6 +176,12 @@ func (s *FS) Resume(_ context.Context, key string, offset int64, _ []byte) (Writ
 	return w, nil
 }
 
+// InKey implements [Store].
+func (s *FS) InKey([]byte) bool { return true }
+
+// Reserve implements [Store]: states are nothing.
+func (s *FS) Reserve(context.Context, int64) (free func(), err error) { return func() {}, nil }
+
 // PutFile implements [Store]. Where the file system can, the bytes are shared
 // and not copied.
 func (s *FS) PutFile(ctx context.Context, key string, f *os.File, sizeBytes int64) (err error) {
@@ -241,6 +247,12 @@ func (s *FS) Delete(ctx context.Context, keys ...string) error {
 	}
 	return errors.Join(errs...)
 }
+
+// DeleteWhole implements [Store].
+func (s *FS) DeleteWhole(ctx context.Context, keys ...string) error { return s.Delete(ctx, keys...) }
+
+// Abort implements [Store].
+func (s *FS) Abort(context.Context, ...string) error { return nil }
 
 // Walk implements [Store].
 func (s *FS) Walk(ctx context.Context, prefix string, fn func(Object) error) error {

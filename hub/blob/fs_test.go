@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -307,5 +308,38 @@ func TestFSSyncFailureLasts(t *testing.T) {
 	}
 	if err := w.Commit(t.Context()); err == nil {
 		t.Error("Commit after a failure succeeded")
+	}
+}
+
+// Who says that much is to come takes no more of the disk than a stretch ahead of
+// what has come.
+func TestFSReservesAStretchAhead(t *testing.T) {
+	s := newFS(t)
+	key, w := begin(t, s, "little")
+	fw, ok := w.(*fsWriter)
+	if !ok {
+		t.Fatalf("a %T", w)
+	}
+	const all = 3 * reserveBytes
+	if err := w.Expect(all); oci.CodeOf(err) == oci.NoSpace {
+		t.Skip("the disk is too full for that")
+	} else {
+		must(t, err)
+	}
+	path := filepath.Join(s.root, key)
+	if n := room(t, path); n > reserveBytes+1<<20 {
+		t.Errorf("%d bytes are reserved, want at most %d", n, reserveBytes)
+	}
+	fw.offset = fw.reserved - 3 // as if that had come
+	_, err := fw.f.Seek(fw.offset, io.SeekStart)
+	must(t, err)
+	_, err = w.Write([]byte("more"))
+	must(t, err)
+	if want := int64(len("little")) + 2*reserveBytes - 3; fw.reserved != want {
+		t.Errorf("room is reserved up to %d, want %d", fw.reserved, want)
+	}
+	must(t, w.Close())
+	if n := room(t, path); n > reserveBytes+1<<20 {
+		t.Errorf("after Close %d bytes are reserved", n)
 	}
 }

@@ -7,20 +7,34 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
 // fsWriter is the [Writer] of a folder: the file under its final name.
 type fsWriter struct {
 	f        *os.File
 	offset   int64
-	reserved int64 // up to where there is room
+	expected int64 // up to where bytes are to come
+	reserved int64 // up to where there is room for them
 	dirty    bool  // written to since it was last made durable
 	named    bool  // its name is on disk
 	failed   error // of making it durable: what is on disk nobody knows since
 }
 
+// reserveBytes is how far ahead of what has come room is reserved: who says that
+// much is to come, and sends nothing, takes no more of the disk.
+const reserveBytes = 1 << 30
+
 // Write implements [io.Writer].
 func (w *fsWriter) Write(p []byte) (int, error) {
+	if end := w.offset + int64(len(p)); end > w.reserved && w.expected > w.reserved {
+		if err := w.reserve(); err != nil {
+			return 0, err
+		}
+	}
 	n, err := w.f.Write(p)
 	w.offset += int64(n)
 	w.dirty = true
@@ -29,10 +43,34 @@ func (w *fsWriter) Write(p []byte) (int, error) {
 
 // Expect implements [Writer].
 func (w *fsWriter) Expect(n int64) error {
+	if n <= 0 {
+		return nil
+	}
+	if err := fits(w.f, n-max(0, w.reserved-w.offset)); err != nil {
+		return err
+	}
+	w.expected = max(w.expected, w.offset+n)
+	return w.reserve()
+}
+
+// reserve makes room for the next stretch of what is expected.
+func (w *fsWriter) reserve() error {
+	n := min(w.expected-w.offset, reserveBytes)
 	if err := allocate(w.f, w.offset, n); err != nil {
 		return err
 	}
 	w.reserved = max(w.reserved, w.offset+n)
+	return nil
+}
+
+// fits says whether the disk has n bytes left, as far as it tells.
+func fits(f *os.File, n int64) error {
+	var st unix.Statfs_t
+	if unix.Fstatfs(int(f.Fd()), &st) == nil && st.Blocks > 0 { // else to reserve tells
+		if free := int64(st.Bavail) * st.Bsize; n > free {
+			return &oci.Error{Code: oci.NoSpace, Err: fmt.Errorf("%d bytes are to come, %d are free", n, free)}
+		}
+	}
 	return nil
 }
 
@@ -87,7 +125,7 @@ func (w *fsWriter) giveBack() error {
 	if w.reserved <= w.offset {
 		return nil
 	}
-	w.reserved = 0
+	w.expected, w.reserved = 0, 0
 	return w.f.Truncate(w.offset)
 }
 

@@ -13,37 +13,66 @@ import (
 
 // Delete implements [Store].
 func (s *S3) Delete(ctx context.Context, keys ...string) error {
-	var errs []error
-	var mu sync.Mutex
-	fail := func(err error) {
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			mu.Lock()
-			defer mu.Unlock()
-			errs = append(errs, err)
-		}
-	}
-	keys = slices.DeleteFunc(slices.Clone(keys), func(key string) bool {
-		err := checkKey(key)
-		fail(err)
-		return err != nil
-	})
+	var errs faults
+	proper := errs.proper(keys)
+	errs.add(s.Abort(ctx, proper...))
+	errs.add(s.DeleteWhole(ctx, proper...))
+	return errors.Join(errs.all...)
+}
+
+// Abort implements [Store].
+func (s *S3) Abort(ctx context.Context, keys ...string) error {
+	var errs faults
 	// Not every server can list the uploads below a prefix, so each key is asked for.
 	var group errgroup.Group
 	group.SetLimit(16)
-	for _, key := range keys {
+	for _, key := range errs.proper(keys) {
 		group.Go(func() error {
-			fail(s.abort(ctx, key))
+			errs.add(s.abort(ctx, key))
 			return nil
 		})
 	}
 	_ = group.Wait()
+	return errors.Join(errs.all...)
+}
+
+// DeleteWhole implements [Store].
+func (s *S3) DeleteWhole(ctx context.Context, keys ...string) error {
+	var errs faults
 	const most = 1000 // that one request deletes
-	for chunk := range slices.Chunk(keys, most) {
+	for chunk := range slices.Chunk(errs.proper(keys), most) {
 		for _, err := range s.remove(ctx, chunk) {
-			fail(err)
+			errs.add(err)
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(errs.all...)
+}
+
+// faults are what keeps some keys from being deleted.
+type faults struct {
+	mu  sync.Mutex
+	all []error
+}
+
+func (f *faults) add(err error) {
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all = append(f.all, err)
+}
+
+// proper are those keys that are such.
+func (f *faults) proper(keys []string) (proper []string) {
+	for _, key := range keys {
+		if err := checkKey(key); err != nil {
+			f.add(err)
+			continue
+		}
+		proper = append(proper, key)
+	}
+	return proper
 }
 
 // remove deletes objects by one request, and asks again for those that were

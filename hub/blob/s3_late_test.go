@@ -136,3 +136,50 @@ func TestS3ReplacedPart(t *testing.T) {
 		t.Errorf("what could not be completed reads as %v", err)
 	}
 }
+
+// Two go on with the same upload, since one was taken for dead. What that one
+// completed is not taken for what the other has written, though it is as long.
+func TestS3CompletedByAnother(t *testing.T) {
+	s, p := openS3(t, nil)
+	all := blobtest.Bytes(2*blobtest.PartBytes + 10)
+	const saved = blobtest.PartBytes + 5
+	key := blob.NewKey()
+	w, err := s.Create(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, err := w.Write(all[:saved]); err != nil {
+		t.Fatal(err)
+	}
+	state, err := w.Save(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	goOn := func(b []byte) error {
+		w, err := s.Resume(t.Context(), key, saved, state)
+		if err != nil {
+			return err
+		}
+		if _, err = w.Write(b); err == nil {
+			err = w.Commit(t.Context())
+		}
+		return errors.Join(err, w.Close())
+	}
+	other := bytes.Clone(all[saved:])
+	other[0]++
+	p.set(func(op string, nth int) fault {
+		if op != "complete" || nth > 0 {
+			return nil
+		}
+		return func(w http.ResponseWriter, r *http.Request, serve http.Handler) {
+			if err := goOn(other); err != nil { // faster
+				t.Errorf("the one that was taken for dead: %v", err)
+			}
+			answer(http.StatusNotFound, "NoSuchUpload")(w, r, serve) // as most servers say then
+		}
+	})
+	if err := goOn(all[saved:]); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Commit of what another has completed with other bytes: %v, want fs.ErrNotExist", err)
+	}
+}

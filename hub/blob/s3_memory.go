@@ -3,6 +3,7 @@ package blob
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"sync"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/semaphore"
+
+	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
 // slabBytes is what memory for parts is handed out by.
@@ -27,8 +30,14 @@ type slab [slabBytes]byte
 // in turn, and no longer than memoryWait. Then it moves into a file, which
 // gives back what it held. So no one waits for another for ever, and two can
 // never wait for each other.
+//
+// A quarter is kept for states of uploads, with what fills no part: they are in
+// memory while they go to the database or come from it, for which no client is
+// waited for. So who wants to save or read one waits for its turn.
 type memory struct {
 	slabs  *semaphore.Weighted
+	states *semaphore.Weighted
+	most   int64 // that states can have
 	free   sync.Pool
 	flying atomic.Int64 // slabs on their way to the bucket
 	used   atomic.Int64 // bytes
@@ -38,9 +47,13 @@ type memory struct {
 const memoryWait = time.Second
 
 func newMemory(budgetBytes int64) *memory {
+	all := budgetBytes / slabBytes
+	most := max(1, all/4)
 	return &memory{
-		slabs: semaphore.NewWeighted(budgetBytes / slabBytes),
-		free:  sync.Pool{New: func() any { return new(slab) }},
+		slabs:  semaphore.NewWeighted(max(1, all-most)),
+		states: semaphore.NewWeighted(most),
+		most:   most,
+		free:   sync.Pool{New: func() any { return new(slab) }},
 	}
 }
 
@@ -56,11 +69,39 @@ func (m *memory) take(ctx context.Context) *slab {
 			return nil
 		}
 	}
-	used := m.used.Add(slabBytes)
-	for p := m.peak.Load(); p < used && !m.peak.CompareAndSwap(p, used); p = m.peak.Load() {
-	}
+	m.use(1)
 	b, _ := m.free.Get().(*slab)
 	return b
+}
+
+// use counts n slabs.
+func (m *memory) use(n int64) {
+	used := m.used.Add(n * slabBytes)
+	for p := m.peak.Load(); p < used && !m.peak.CompareAndSwap(p, used); p = m.peak.Load() {
+	}
+}
+
+// Reserve implements [Store]. One that is larger than all there is for states has
+// all of that, and is alone.
+func (s *S3) Reserve(ctx context.Context, n int64) (free func(), err error) {
+	m := s.memory
+	n = roundUp(n, slabBytes) / slabBytes
+	from := m.states
+	switch {
+	case n <= m.most && from.TryAcquire(n):
+	case m.slabs.TryAcquire(n): // which parts do not need now
+		from = m.slabs
+	default:
+		n = min(n, m.most)
+		if err := from.Acquire(ctx, n); err != nil {
+			return nil, &oci.Error{Code: oci.Unavailable, RetryAfter: unavailableFor, Err: fmt.Errorf("s3: wait for memory: %w", context.Cause(ctx))}
+		}
+	}
+	m.use(n)
+	return func() {
+		m.used.Add(-n * slabBytes)
+		from.Release(n)
+	}, nil
 }
 
 func (m *memory) give(slabs []*slab) {

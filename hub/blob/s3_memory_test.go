@@ -2,6 +2,7 @@ package blob_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -18,7 +19,7 @@ func TestS3StalledWriters(t *testing.T) {
 	const budget = 2 << 20
 	s, _ := openS3(t, func(c *blob.S3Config) { c.Budget = budget })
 	var stalled []blob.Writer
-	for s.Stats().BufferBytes < budget {
+	for s.Stats().BufferBytes < budget*3/4 { // the rest is for states
 		w, err := s.Create(t.Context(), blob.NewKey())
 		if err != nil {
 			t.Fatal(err)
@@ -99,6 +100,16 @@ func TestS3Requests(t *testing.T) {
 			t.Errorf("%d bytes took %v", tt.size, p.count)
 		}
 	}
+	keys := []string{blob.NewKey(), blob.NewKey(), blob.NewKey()}
+	for _, key := range keys {
+		if err := push(t.Context(), s, key, blobtest.Bytes(10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.set(nil)
+	if err := s.DeleteWhole(t.Context(), keys...); err != nil || len(p.count) != 1 || p.seen("multidelete") != 1 {
+		t.Errorf("the deletion of %d blobs: %v, it took %v", len(keys), err, p.count)
+	}
 	w, err := s.Create(t.Context(), blob.NewKey())
 	if err != nil {
 		t.Fatal(err)
@@ -136,6 +147,9 @@ func TestS3LargeParts(t *testing.T) {
 	}
 	if p.seen("part") != 1 || len(state) > 1000 {
 		t.Errorf("%d parts went up, and the state has %d bytes", p.seen("part"), len(state))
+	}
+	if err := w.Expect(5<<40 + 1); oci.CodeOf(err) != oci.NoSpace {
+		t.Errorf("Expect of more than S3 stores: %v, want %s", err, oci.NoSpace)
 	}
 	if err := w.Expect(10_000 * 2 * blobtest.PartBytes); oci.CodeOf(err) != oci.NoSpace {
 		t.Errorf("Expect of more than 10,000 parts: %v, want %s", err, oci.NoSpace)
@@ -237,5 +251,90 @@ func TestS3CommitAgain(t *testing.T) {
 	}
 	if err != nil {
 		t.Errorf("the second commit: %v", err)
+	}
+}
+
+// The length that a client tells makes parts larger, and not what is kept in
+// memory and in a row of what fills none: all before that can be gone on with.
+func TestS3LongTail(t *testing.T) {
+	s, _ := openS3(t, nil)
+	key, all := blob.NewKey(), blobtest.Bytes(4*blobtest.PartBytes)
+	w, err := s.Create(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var at int64
+	var last []byte
+	w.OnSaved(func(offset int64, state []byte) error {
+		at, last = offset, state
+		return nil
+	})
+	if err := w.Expect(10_000 * 2 * blobtest.PartBytes); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(all[:3*blobtest.PartBytes+1]); err != nil {
+		t.Fatal(err)
+	}
+	if state, err := w.Save(t.Context()); oci.CodeOf(err) != oci.Unavailable {
+		t.Errorf("Save = %d bytes, %v; want %s", len(state), err, oci.Unavailable)
+	}
+	if at != 2*blobtest.PartBytes {
+		t.Errorf("it can be gone on with from %d, want the end of the part", at)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if w, err = s.Resume(t.Context(), key, at, last); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = w.Write(all[at:]); err == nil {
+		err = w.Commit(t.Context())
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := pull(t.Context(), s, key, int64(len(all))); err != nil || !bytes.Equal(got, all) {
+		t.Errorf("%d other bytes, %v", len(got), err)
+	}
+}
+
+// States take of the same memory, wait for their turn, and give it back.
+func TestS3StatesWait(t *testing.T) {
+	const budget = 8 << 20
+	s, _ := openS3(t, func(c *blob.S3Config) { c.Budget = budget })
+	w, err := s.Create(t.Context(), blob.NewKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, err := w.Write(blobtest.Bytes(1 << 20)); err != nil {
+		t.Fatal(err)
+	}
+	var frees []func()
+	for s.Stats().BufferBytes < budget {
+		free, err := s.Reserve(t.Context(), 256<<10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		frees = append(frees, free)
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := w.Save(soon); oci.CodeOf(err) != oci.Unavailable {
+		t.Errorf("Save where no memory is: %v, want %s", err, oci.Unavailable)
+	}
+	done := make(chan error)
+	go func() {
+		_, err := w.Save(t.Context())
+		done <- err
+	}()
+	for _, free := range frees {
+		free()
+	}
+	if err := <-done; err != nil {
+		t.Errorf("Save when there is memory again: %v", err)
+	}
+	if n := s.Stats().BufferBytes; n != 3<<20 {
+		t.Errorf("the part and its state take %d bytes, want 1 MiB, and twice that", n)
 	}
 }

@@ -58,23 +58,27 @@ func (s *S3) putPart(ctx, flight context.Context, key, id string, number int, si
 }
 
 // complete makes the parts with these etags the object, which then has
-// sizeBytes bytes. The answer to an upload that was completed may have been
-// lost, now or in a life before: what counts is what is there. fs.ErrNotExist:
-// what is there cannot be completed any more, and is given up.
+// sizeBytes bytes. The answer to a try may have been lost: then what counts is
+// what is there. fs.ErrNotExist: what is there cannot be completed any more, by
+// these parts, and is given up; or somebody else has completed it.
 func (s *S3) complete(ctx context.Context, key, id string, etags []string, sizeBytes int64) error {
 	parts := make([]minio.CompletePart, len(etags))
 	for i, etag := range etags {
 		parts[i] = minio.CompletePart{PartNumber: i + 1, ETag: etag}
 	}
+	tries := 0
 	err := s.try(patiently(ctx), "complete", key, func(ctx context.Context) error {
+		tries++
 		_, err := s.core.CompleteMultipartUpload(ctx, s.cfg.Bucket, key, id, parts, minio.PutObjectOptions{})
 		return err
 	})
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	if got, statErr := s.stat(ctx, key); statErr == nil && got == sizeBytes {
-		return nil
+	if tries > 1 {
+		if got, statErr := s.stat(ctx, key); statErr == nil && got == sizeBytes {
+			return nil
+		}
 	}
 	if is(err, "InvalidPart") {
 		// A part is not the one that was sent last. The bucket took one late that
@@ -87,6 +91,9 @@ func (s *S3) complete(ctx context.Context, key, id string, etags []string, sizeB
 	}
 	return err
 }
+
+// maxBytes is the largest object that S3 stores.
+const maxBytes = 5 << 40
 
 // stat is the size of an object.
 func (s *S3) stat(ctx context.Context, key string) (sizeBytes int64, err error) {

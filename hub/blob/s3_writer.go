@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"golang.org/x/sync/semaphore"
+
+	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
 // s3Writer is the [Writer] of a bucket. What is written is gathered into
@@ -32,6 +34,7 @@ type s3Writer struct {
 	upload    string // "" while there is none
 	strays    bool   // there may be uploads of this key that nobody speaks of
 	done      bool   // whole
+	freeState func() // gives back what the last state takes; nil when there is none
 
 	mu      sync.Mutex
 	etags   []string // of all parts that were sent, "" for one that has not arrived
@@ -39,13 +42,25 @@ type s3Writer struct {
 	err     error    // of the first that could not
 }
 
-// s3State is what [Writer.Save] returns, in gob. Its parts have PartBytes
-// bytes each; Tail follows them.
+// s3State is what [Writer.Save] returns, in gob, and then the bytes that follow
+// its parts, which have PartBytes bytes each.
 type s3State struct {
-	Upload    string
+	Upload    string // "" while there is none: then nothing is in the bucket
 	PartBytes int64
 	ETags     []string
-	Tail      []byte
+}
+
+// readState returns also what follows the parts, which is not copied.
+func readState(state []byte) (st s3State, tail []byte, err error) {
+	r := bytes.NewReader(state) // of which gob reads no more than it needs
+	err = gob.NewDecoder(r).Decode(&st)
+	return st, state[len(state)-r.Len():], err
+}
+
+// InKey implements [Store].
+func (s *S3) InKey(state []byte) bool {
+	st, _, err := readState(state)
+	return err != nil || st.Upload != ""
 }
 
 // Create implements [Store]: the first request is that for the first part.
@@ -67,22 +82,26 @@ func (s *S3) Resume(ctx context.Context, key string, offset int64, state []byte)
 	}
 	w, _ := created.(*s3Writer)
 	w.strays = true
-	if len(state) == 0 && offset == 0 {
+	switch {
+	case len(state) == 0 && offset == 0:
 		return w, nil
+	case len(state) == 0: // an object stays as it is
+		w.end()
+		return nil, fmt.Errorf("go on with %s: %w", key, errors.ErrUnsupported)
 	}
-	var st s3State
-	if err := gob.NewDecoder(bytes.NewReader(state)).Decode(&st); err != nil {
+	st, tail, err := readState(state)
+	if err != nil {
 		w.end()
 		return nil, fmt.Errorf("state of %s: %w", key, err)
 	}
 	begins := int64(len(st.ETags)) * st.PartBytes
-	if have := begins + int64(len(st.Tail)); have != offset || st.PartBytes <= 0 {
+	if have := begins + int64(len(tail)); have != offset || st.PartBytes <= 0 {
 		w.end()
 		return nil, fmt.Errorf("state of %s is that of offset %d, not %d", key, have, offset)
 	}
 	w.upload, w.partBytes, w.etags, w.arrived = st.Upload, st.PartBytes, st.ETags, len(st.ETags)
 	w.offset, w.told = begins, begins
-	if _, err := w.Write(st.Tail); err != nil {
+	if _, err := w.Write(tail); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
 	w.resumed = offset
@@ -101,6 +120,9 @@ func checkKey(key string) error {
 func (w *s3Writer) Expect(n int64) error {
 	if n <= 0 {
 		return nil
+	}
+	if n > maxBytes-w.offset {
+		return &oci.Error{Code: oci.NoSpace, Message: fmt.Sprintf("the upload is larger than %d bytes, the most that S3 stores", int64(maxBytes))}
 	}
 	size := w.offset + n
 	if w.upload == "" {
@@ -202,7 +224,7 @@ func (w *s3Writer) tell() error {
 	etags, failed := w.etags[:w.arrived:w.arrived], w.err
 	w.mu.Unlock()
 	if offset := int64(len(etags)) * w.partBytes; offset > w.told && w.saved != nil {
-		state, err := w.state(etags, nil)
+		state, err := w.state(etags)
 		if err == nil {
 			err = w.saved(offset, state)
 		}
@@ -214,9 +236,9 @@ func (w *s3Writer) tell() error {
 	return failed
 }
 
-func (w *s3Writer) state(etags []string, tail []byte) ([]byte, error) {
+func (w *s3Writer) state(etags []string) ([]byte, error) {
 	var b bytes.Buffer
-	err := gob.NewEncoder(&b).Encode(s3State{Upload: w.upload, PartBytes: w.partBytes, ETags: etags, Tail: tail})
+	err := gob.NewEncoder(&b).Encode(s3State{Upload: w.upload, PartBytes: w.partBytes, ETags: etags})
 	return b.Bytes(), err
 }
 
@@ -239,11 +261,39 @@ func (w *s3Writer) Save(ctx context.Context) ([]byte, error) {
 	if err := w.settle(ctx); err != nil {
 		return nil, err
 	}
-	tail := make([]byte, w.part.size)
-	if _, err := io.ReadFull(w.part.reader(), tail); err != nil {
+	if w.part.size > w.store.cfg.PartBytes {
+		// The client says how long the blob is, and so how long its parts are: what
+		// is kept in memory and in a row is not for it to say.
+		return nil, &oci.Error{
+			Code: oci.Unavailable,
+			Message: fmt.Sprintf("of an upload this large only whole parts of %d bytes are kept: "+
+				"ask where it ends, and go on from there, with no less at a time", w.partBytes),
+		}
+	}
+	w.forgetState()
+	free, err := w.store.Reserve(ctx, 2*w.part.size) // who stores it makes a copy
+	if err != nil {
+		return nil, err
+	}
+	w.freeState = free
+	parts, err := w.state(w.etags)
+	if err != nil {
+		return nil, err
+	}
+	n := len(parts) + int(w.part.size)
+	state := append(make([]byte, 0, n+1), parts...)[:n] // and room for what is put before it
+	if _, err := io.ReadFull(w.part.reader(), state[len(parts):]); err != nil {
 		return nil, fmt.Errorf("read part of %s: %w", w.key, err)
 	}
-	return w.state(w.etags, tail)
+	return state, nil
+}
+
+// forgetState says that the last state takes no memory any more.
+func (w *s3Writer) forgetState() {
+	if w.freeState != nil {
+		w.freeState()
+		w.freeState = nil
+	}
 }
 
 // Commit implements [Writer].
@@ -309,6 +359,7 @@ func (w *s3Writer) Reader(ctx context.Context) (io.ReadCloser, error) {
 // again, and each is given up when it stands still.
 func (w *s3Writer) Close() error {
 	w.end()
+	w.forgetState()
 	if err := w.onFly.Acquire(context.Background(), flights); err != nil {
 		return err
 	}

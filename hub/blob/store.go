@@ -28,8 +28,17 @@ type Store interface {
 	// Resume goes on at offset with a key that was begun, from the state that
 	// [Writer.Save] or [Writer.OnSaved] gave for that offset (at 0 none is needed).
 	// What was written past it is cut off. That the key is gone (fs.ErrNotExist)
-	// may show when it is written to.
+	// may show when it is written to. A key that was committed is gone on with at
+	// offset without a state; where that cannot be, the error is
+	// errors.ErrUnsupported.
 	Resume(ctx context.Context, key string, offset int64, state []byte) (Writer, error)
+	// InKey says whether a state, or the first 64 KiB of a long one, speaks of bytes
+	// that are at the key, and not in the state alone: those can be gone on with at
+	// any key that is new.
+	InKey(state []byte) bool
+	// Reserve waits until there is memory for n bytes of states that are about to be
+	// read, and counts them until free is called, which is to be soon.
+	Reserve(ctx context.Context, n int64) (free func(), err error)
 	// NewSpool makes a local file of sizeBytes to come (-1: not known), which can
 	// become a key when it is whole.
 	NewSpool(ctx context.Context, sizeBytes int64) (Spool, error)
@@ -38,6 +47,13 @@ type Store interface {
 	// Delete removes keys, committed or only begun. One that is gone already is
 	// no error; an error at one does not keep the others.
 	Delete(ctx context.Context, keys ...string) error
+	// DeleteWhole is Delete of keys that were committed. What else was begun under
+	// one may stay, since to look for that a bucket must be asked about each key;
+	// Walk tells of it.
+	DeleteWhole(ctx context.Context, keys ...string) error
+	// Abort ends what was begun under keys besides what was committed, which
+	// stays. A folder has no such thing.
+	Abort(ctx context.Context, keys ...string) error
 	// Walk calls fn for each key that begins with prefix, whole or only begun,
 	// for as long as it returns nil, in no order. Keys made meanwhile may be left
 	// out, and one may come twice: whole, and begun.
@@ -78,7 +94,9 @@ type Writer interface {
 	OnSaved(fn func(offset int64, state []byte) error)
 	// Save makes all that was written durable, so far as it can be gone on with,
 	// and returns the state for Resume, at most about a part (16 MiB) long, since
-	// what fills no part is in it. More can be written after it.
+	// what fills no part is in it. It waits for memory, which counts until Close.
+	// More can be written after it. Where what fills no part is longer, the error is
+	// [oci.Unavailable], and only what was told can be gone on with.
 	Save(ctx context.Context) (state []byte, err error)
 	// Commit makes the key whole and durable. Only then may a row speak of it.
 	// After an error it is unknown which bytes are there.

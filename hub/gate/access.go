@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/breakwater-oci/breakwater/hub/rbac"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
@@ -17,6 +16,8 @@ type Sight interface {
 	// project that is not there is private. "" is a proxied one that no probe
 	// was made of yet.
 	Visibility(ctx context.Context, repo string) (oci.Visibility, error)
+	// Visibilities is Visibility of each of them, by one look-up for all.
+	Visibilities(ctx context.Context, repos []string) ([]oci.Visibility, error)
 	// Proxied says that reading the repository may cost its upstream a request.
 	Proxied(repo string) bool
 }
@@ -223,51 +224,46 @@ func (a *Access) Repositories(ctx context.Context, n int, last string) (names []
 	if n <= 0 {
 		n = innerPage
 	}
-	visible := a.lister(ctx, c)
 	for more = true; more; {
 		var page []string
-		if page, more, err = a.inner.Repositories(ctx, innerPage, last); err != nil {
+		if page, more, err = a.inner.Repositories(ctx, innerPage, last); err != nil || len(page) == 0 {
+			return names, false, err
+		}
+		last = page[len(page)-1]
+		if page, err = a.listed(ctx, c, page); err != nil {
 			return nil, false, err
 		}
-		for i, name := range page {
-			ok, err := visible(name)
-			if err != nil {
-				return nil, false, err
-			}
-			if ok {
-				names = append(names, name)
-			}
-			if len(names) > n { // the one that says that more follow
-				return names[:n], true, nil
-			}
-			last = page[i]
+		if names = append(names, page...); len(names) > n { // the one that says that more follow
+			return names[:n], true, nil
 		}
 	}
 	return names, false, nil
 }
 
-// lister says of names, in order, whether the caller may see them. All of a
-// local project are alike, and come together.
-func (a *Access) lister(ctx context.Context, c oci.Caller) func(repo string) (bool, error) {
-	var of string // the local project last looked up
-	var seen oci.Visibility
-	return func(repo string) (bool, error) {
-		if a.rules.Can(c, private, repo, rbac.List) {
-			return true, nil
+// listed is what of a page the caller may see. Of those where that depends on
+// who else may, it is looked up at once: a stranger's list of a large hub is
+// not to cost it a query for each repository.
+func (a *Access) listed(ctx context.Context, c oci.Caller, page []string) ([]string, error) {
+	var open []string // to whom it is public
+	for _, name := range page {
+		if !a.rules.Can(c, private, name, rbac.List) && a.rules.Can(c, public, name, rbac.List) {
+			open = append(open, name)
 		}
-		if !a.rules.Can(c, public, repo, rbac.List) {
-			return false, nil
-		}
-		name, _, _ := strings.Cut(repo, "/")
-		if name != of || a.sight.Proxied(repo) {
-			var err error
-			if seen, err = a.sight.Visibility(ctx, repo); err != nil {
-				return false, err
-			}
-			of = name
-		}
-		return a.rules.Can(c, project(seen), repo, rbac.List), nil
 	}
+	var seen []oci.Visibility // of those
+	if len(open) > 0 {
+		var err error
+		if seen, err = a.sight.Visibilities(ctx, open); err != nil {
+			return nil, err
+		}
+	}
+	return slices.DeleteFunc(page, func(name string) bool {
+		v := oci.Private
+		if len(open) > 0 && open[0] == name {
+			v, open, seen = seen[0], open[1:], seen[1:]
+		}
+		return !a.rules.Can(c, project(v), name, rbac.List)
+	}), nil
 }
 
 // PutManifest implements [oci.Pusher].
@@ -407,7 +403,10 @@ func (a *Access) CancelUpload(ctx context.Context, repo, id string) error {
 // anew.
 func (a *Access) Grant(ctx context.Context, c oci.Caller, s oci.Scope) ([]string, error) {
 	if s.Type == "registry" && s.Name == "catalog" && a.rules.Can(c, public, "", rbac.List) {
-		return s.Actions, nil // what is listed is judged name by name
+		if len(s.Actions) == 0 {
+			return nil, nil
+		}
+		return []string{"*"}, nil // there is but one thing to do; what is listed is judged name by name
 	}
 	if readable := s.Type == "repository" && oci.CheckName(s.Name) == nil; !readable {
 		return nil, nil

@@ -1,6 +1,7 @@
 package gc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/breakwater-oci/breakwater/hub/blob"
 	"github.com/breakwater-oci/breakwater/hub/meta"
+	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
 const (
@@ -64,10 +66,14 @@ func (g *GC) daily(ctx context.Context, p *Pass, now bool) error {
 		return nil
 	}
 	p.Whole = true
-	if err := errors.Join(g.hasten(ctx), g.untagged(ctx, p), g.verify(ctx, p), g.orphans(ctx, p)); err != nil {
-		return err
+	err = errors.Join(g.hasten(ctx), g.untagged(ctx, p), g.verify(ctx, p))
+	left, lost := g.orphans(ctx, p)
+	if err = errors.Join(err, lost); err == nil {
+		// What was left is for tomorrow: it would be no other in ten minutes, and it
+		// takes a list of all objects to come to it again.
+		err = g.rows.SetFact(ctx, dailyFact, g.rows.Now().UTC().Format(time.RFC3339))
 	}
-	return g.rows.SetFact(ctx, dailyFact, g.rows.Now().UTC().Format(time.RFC3339))
+	return errors.Join(err, left)
 }
 
 // due says whether a day has passed since any replica did it.
@@ -91,6 +97,7 @@ func (g *GC) untagged(ctx context.Context, p *Pass) error {
 	return g.batches(ctx, func() (bool, error) {
 		n, next, err := g.rows.TrashUntagged(ctx, before, last, untaggedBatch)
 		p.Untagged += n
+		g.o.Progress("moving untagged manifests to the trash", int64(p.Untagged))
 		last = next
 		return next != 0, err
 	})
@@ -112,61 +119,122 @@ func (g *GC) verify(ctx context.Context, p *Pass) error {
 
 // orphans deletes objects of which no row speaks. Rows come before objects and
 // go after them, so that there should be none; but a crash of the machine may
-// undo a row.
-func (g *GC) orphans(ctx context.Context, p *Pass) error {
+// undo a row. left says why some stay, when all were looked at; err why not.
+func (g *GC) orphans(ctx context.Context, p *Pass) (left, err error) {
+	found, err := g.findOrphans(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := found.strange(); err != nil && !g.o.AllOrphans {
+		return err, nil
+	}
+	left, err = g.deleteOrphans(ctx, p, found.orphans)
+	if err == nil {
+		err = g.abortStrays(ctx, found.begun)
+	}
+	return left, err
+}
+
+// listed is what a list of all objects shows.
+type listed struct {
+	seen    int64         // objects
+	orphans []blob.Object // those of which no row speaks, up to maxOrphans
+	begun   []string      // keys under which something was begun a while ago, up to maxOrphans
+}
+
+// strange is [ErrStrange] where most objects are of no row.
+func (l *listed) strange() error {
+	if n := int64(len(l.orphans)); n > fewOrphans && n > l.seen/2 {
+		return fmt.Errorf("%w (%d of %d)", ErrStrange, n, l.seen)
+	}
+	return nil
+}
+
+func (g *GC) findOrphans(ctx context.Context) (l listed, err error) {
 	old := time.Now().Add(-orphanAge) // by the storage's clock, not the rows'
-	var batch, orphans []blob.Object
-	var seen int64
+	var batch []blob.Object
 	look := func() error {
 		found, err := g.unknown(ctx, batch)
-		orphans = append(orphans, found[:min(len(found), maxOrphans-len(orphans))]...)
+		l.orphans = append(l.orphans, found[:min(len(found), maxOrphans-len(l.orphans))]...)
 		batch = batch[:0]
 		return err
 	}
-	err := g.objects.Walk(ctx, "b/", func(o blob.Object) error {
-		if seen++; o.At.After(old) {
+	err = g.objects.Walk(ctx, "b/", func(o blob.Object) error {
+		if l.seen++; o.At.After(old) {
 			return nil
+		}
+		if o.Begun && len(l.begun) < maxOrphans {
+			l.begun = append(l.begun, o.Key)
 		}
 		if batch = append(batch, o); len(batch) < orphanBatch {
 			return nil
 		}
+		g.o.Progress("looking for objects of no row", l.seen)
 		return look()
 	})
 	if err == nil {
 		err = look()
 	}
-	if err != nil {
-		return err
-	}
-	if n := int64(len(orphans)); n > fewOrphans && n > seen/2 && !g.o.AllOrphans {
-		return fmt.Errorf("%w (%d of %d)", ErrStrange, n, seen)
-	}
-	return g.deleteOrphans(ctx, p, orphans)
+	return l, err
 }
 
-func (g *GC) deleteOrphans(ctx context.Context, p *Pass, orphans []blob.Object) error {
+// abortStrays ends uploads that were begun, and forgotten in a crash, under keys
+// that have become blobs by another.
+func (g *GC) abortStrays(ctx context.Context, begun []string) error {
 	return g.batches(ctx, func() (bool, error) {
+		some := begun[:min(len(begun), deleteBatch)]
+		begun = begun[len(some):]
+		strays, err := g.rows.Strays(ctx, some)
+		if err != nil {
+			return false, err
+		}
+		if len(strays) > 0 {
+			if err := g.objects.Abort(ctx, strays...); err != nil {
+				return false, err
+			}
+			g.o.Log.Info("forgotten uploads of blobs ended", "keys", len(strays))
+		}
+		return len(begun) > 0, nil
+	})
+}
+
+// deleteOrphans goes on after what cannot be deleted, left, unless nothing can.
+func (g *GC) deleteOrphans(ctx context.Context, p *Pass, orphans []blob.Object) (left, err error) {
+	barren := 0 // batches in a row of which nothing went
+	err = g.batches(ctx, func() (bool, error) {
 		// Once more: by now a hub that stood still may have brought its row.
 		now, err := g.unknown(ctx, orphans[:min(len(orphans), deleteBatch)])
 		if err != nil {
 			return false, err
 		}
 		orphans = orphans[min(len(orphans), deleteBatch):]
+		if len(now) == 0 {
+			return len(orphans) > 0, nil
+		}
 		keys := make([]string, len(now))
 		for i, o := range now {
 			keys[i] = o.Key
 		}
-		if len(keys) > 0 {
-			if err := g.objects.Delete(ctx, keys...); err != nil {
-				return false, err
+		gone, failed := erase(ctx, g.objects.Delete, keys)
+		for _, o := range now {
+			if gone[o.Key] {
+				p.Orphans++
+				p.OrphanBytes += o.SizeBytes
 			}
 		}
-		for _, o := range now {
-			p.Orphans++
-			p.OrphanBytes += o.SizeBytes
+		left = cmp.Or(left, failed)
+		if barren++; len(gone) > 0 {
+			barren = 0
+		} else if oci.CodeOf(failed) == oci.Unavailable { // the storage is down
+			return false, failed
 		}
-		return len(orphans) > 0, nil
+		g.o.Progress("deleting objects of no row", p.Orphans)
+		return len(orphans) > 0 && barren < 3, nil
 	})
+	if err != nil {
+		left = nil // it may be the same
+	}
+	return left, err
 }
 
 // unknown lists those of some objects that no row speaks of.

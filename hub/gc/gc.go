@@ -8,6 +8,7 @@
 package gc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ import (
 // Objects is where the bytes are, a [blob.Store].
 type Objects interface {
 	Delete(ctx context.Context, keys ...string) error
+	DeleteWhole(ctx context.Context, keys ...string) error
+	Abort(ctx context.Context, keys ...string) error
 	Walk(ctx context.Context, prefix string, fn func(blob.Object) error) error
 }
 
@@ -46,6 +49,9 @@ type Options struct {
 	// AllOrphans deletes objects that no row speaks of even where most are such:
 	// see [ErrStrange].
 	AllOrphans bool
+	// Progress hears what is being done and with how many so far, often and on
+	// the goroutine that does it; nil drops it.
+	Progress func(doing string, n int64)
 	// Metrics is where they are registered; nil for nowhere.
 	Metrics prometheus.Registerer
 	// Log hears of each pass that did something; nil drops it.
@@ -63,9 +69,9 @@ type GC struct {
 	turn  chan struct{} // one pass at a time
 	woken chan bool     // true: for a whole pass
 
-	mu      sync.Mutex
-	running bool
-	last    Pass
+	mu    sync.Mutex
+	since time.Time // when the pass that runs began; zero while none does
+	last  Pass
 
 	// The rest belongs to who has the turn.
 	backoff     time.Duration // after deletions that failed
@@ -83,6 +89,9 @@ func New(rows *meta.Store, objects Objects, o Options) *GC {
 	}
 	if o.UntaggedAfter > 0 {
 		o.UntaggedAfter = max(o.UntaggedAfter, rows.GC().Delay)
+	}
+	if o.Progress == nil {
+		o.Progress = func(string, int64) {}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -118,14 +127,15 @@ func (p *Pass) did() bool {
 // State is what the collector is at.
 type State struct {
 	Running bool
-	Last    Pass // the last that ended; its zero value before that
+	Since   time.Time // when the pass that runs began
+	Last    Pass      // the last that ended; its zero value before that
 }
 
 // State says what the collector is at.
 func (g *GC) State() State {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return State{Running: g.running, Last: g.last}
+	return State{Running: !g.since.IsZero(), Since: g.since, Last: g.last}
 }
 
 // Wake has [GC.Run] make a pass now; whole says that it is to do as well what
@@ -180,11 +190,11 @@ func (g *GC) once(ctx context.Context, whole bool, limit time.Duration) Pass {
 		return Pass{Err: ctx.Err()}
 	}
 	defer func() { <-g.turn }()
-	g.set(func() { g.running = true })
 	p := Pass{StartedAt: g.rows.Now()}
+	g.set(func() { g.since = p.StartedAt })
 	p.Err = g.pass(ctx, &p, whole, limit)
 	p.EndedAt = g.rows.Now()
-	g.set(func() { g.running, g.last = false, p })
+	g.set(func() { g.since, g.last = time.Time{}, p })
 	g.metrics.pass(p)
 	if p.did() {
 		g.o.Log.Info("garbage collected", "blobs", p.Deleted, "bytes", p.DeletedBytes, "quarantined", p.Quarantined,
@@ -239,6 +249,7 @@ func (g *GC) purge(ctx context.Context, p *Pass) error {
 	return g.batches(ctx, func() (bool, error) {
 		n, err := g.rows.PurgeTrash(ctx, before, purgeBatch)
 		p.Purged += n
+		g.o.Progress("emptying the trash", int64(p.Purged))
 		return n == purgeBatch, err
 	})
 }
@@ -247,7 +258,7 @@ func (g *GC) purge(ctx context.Context, p *Pass) error {
 // more of the one all the time.
 func (g *GC) sweep(ctx context.Context, p *Pass, limit time.Duration) error {
 	began := time.Now()
-	var reviewing, deleting error
+	var reviewing, deleting, left error // left: why some were not deleted, and others were
 	deletes := !g.rows.Now().Before(g.deleteAfter)
 	before := p.Deleted
 	err := g.batches(ctx, func() (more bool, err error) {
@@ -255,17 +266,18 @@ func (g *GC) sweep(ctx context.Context, p *Pass, limit time.Duration) error {
 			more, reviewing = g.review(ctx, p)
 		}
 		if deletes && deleting == nil {
-			var again bool
-			again, deleting = g.delete(ctx, p)
+			again, some, err := g.delete(ctx, p)
+			left, deleting = cmp.Or(left, some), err
 			more = more || again
 		}
+		g.o.Progress("deleting blobs", p.Deleted)
 		p.more = more && limit > 0 && time.Since(began) > limit
 		return more && !p.more, nil
 	})
 	if deletes && ctx.Err() == nil {
-		g.deleted(deleting, p.Deleted > before)
+		g.deleted(left, deleting, p.Deleted > before)
 	}
-	return errors.Join(err, reviewing, deleting)
+	return errors.Join(err, reviewing, deleting, left)
 }
 
 // review says whether there is likely to be more.
@@ -293,16 +305,4 @@ func (g *GC) batches(ctx context.Context, fn func() (more bool, err error)) erro
 		case <-rest.C:
 		}
 	}
-}
-
-// Report is what there is to collect.
-type Report struct {
-	meta.Garbage
-	Times meta.GC
-}
-
-// DryRun says what there is to collect, and changes nothing.
-func (g *GC) DryRun(ctx context.Context) (Report, error) {
-	garbage, err := g.rows.Garbage(ctx)
-	return Report{Garbage: garbage, Times: g.rows.GC()}, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -51,23 +53,44 @@ func (c *clock) pass(d time.Duration) {
 type shelf struct {
 	mu      sync.Mutex
 	objects map[string]time.Time
+	begun   map[string]time.Time // uploads
 	bad     map[string]bool
 	down    bool
 	calls   int
+	asked   int // calls that look for what was begun as well, key by key
 }
 
 var errBad = errors.New("the storage is at fault")
 
-func (s *shelf) Delete(_ context.Context, keys ...string) (err error) {
+func (s *shelf) Delete(ctx context.Context, keys ...string) error {
+	s.mu.Lock()
+	s.asked++
+	s.mu.Unlock()
+	return errors.Join(s.Abort(ctx, keys...), s.DeleteWhole(ctx, keys...))
+}
+
+func (s *shelf) Abort(_ context.Context, keys ...string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range keys {
+		delete(s.begun, key)
+	}
+	return nil
+}
+
+func (s *shelf) DeleteWhole(_ context.Context, keys ...string) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls++
 	for _, key := range keys {
-		if s.down || s.bad[key] {
+		switch {
+		case s.down:
+			err = &oci.Error{Code: oci.Unavailable, Err: errBad}
+		case s.bad[key]:
 			err = errBad
-			continue
+		default:
+			delete(s.objects, key)
 		}
-		delete(s.objects, key)
 	}
 	return err
 }
@@ -84,6 +107,11 @@ func (s *shelf) Walk(ctx context.Context, prefix string, fn func(blob.Object) er
 			continue
 		}
 		if err := fn(blob.Object{Key: key, SizeBytes: 1, At: at}); err != nil {
+			return err
+		}
+	}
+	for key, at := range s.begun {
+		if err := fn(blob.Object{Key: key, At: at, Begun: true}); err != nil {
 			return err
 		}
 	}
@@ -115,7 +143,7 @@ func (h *hub) put(repo, name string) oci.Digest {
 	ctx := h.t.Context()
 	u := meta.Upload{ID: repo + name, StorageKey: "b/" + name, Alg: "sha256", HashState: []byte{}}
 	must(h.t, h.rows.CreateUpload(ctx, repo, u))
-	u, err := h.rows.HoldUpload(ctx, repo, u.ID)
+	u, err := h.rows.HoldUpload(ctx, repo, u.ID, nil)
 	must(h.t, err)
 	h.shelf.objects[u.StorageKey] = time.Now()
 	d := oci.FromBytes([]byte(name))
@@ -171,7 +199,7 @@ func TestOnce(t *testing.T) {
 		t.Errorf("a week after a deletion: %+v", p)
 	}
 	h.c.pass(day)
-	r, err := h.DryRun(t.Context())
+	r, err := h.DryRun(t.Context(), Look{})
 	if err != nil || r.Due != 1 || r.DueBytes != 5 || r.Times.Quarantine != day {
 		t.Errorf("DryRun = %+v, %v", r, err)
 	}
@@ -179,6 +207,9 @@ func TestOnce(t *testing.T) {
 	h.c.pass(day)
 	if p := h.once(false); p.Deleted != 1 || len(h.shelf.objects) != 0 {
 		t.Errorf("at the end: %+v, left %v", p, h.shelf.objects)
+	}
+	if h.shelf.asked > 0 {
+		t.Errorf("%d deletions of blobs asked for uploads of their keys", h.shelf.asked)
 	}
 	if s := h.State(); s.Running || s.Last.Deleted != 1 || s.Last.EndedAt.IsZero() {
 		t.Errorf("State = %+v", s)
@@ -276,6 +307,120 @@ func TestOrphans(t *testing.T) {
 	wrong.GC = New(wrong.rows, h.shelf, Options{Share: 1, AllOrphans: true})
 	if p := wrong.once(true); p.Orphans != 700 || len(h.shelf.objects) != 2 {
 		t.Errorf("when told to: %+v, %d left", p, len(h.shelf.objects))
+	}
+}
+
+// An upload that was begun under a blob's key ends, and the blob stays; one that
+// somebody may go on with stays.
+func TestStrays(t *testing.T) {
+	h := newHub(t, Options{})
+	old, ctx := time.Now().Add(-2*time.Hour), t.Context()
+	h.put("team/app", "blob")
+	h.put("team/app", "young")
+	must(t, h.rows.CreateUpload(ctx, "team/app", meta.Upload{ID: "u", StorageKey: "b/upload", Alg: "sha256", HashState: []byte{}}))
+	must(t, h.rows.StartFill(ctx, "b/fill", oci.FromBytes(nil), 0))
+	h.shelf.begun = map[string]time.Time{"b/blob": old, "b/young": time.Now(), "b/upload": old, "b/fill": old, "b/nobody": old}
+	h.once(true)
+	if got := slices.Sorted(maps.Keys(h.shelf.begun)); !slices.Equal(got, []string{"b/fill", "b/upload", "b/young"}) {
+		t.Errorf("uploads left: %v", got)
+	}
+	if len(h.shelf.objects) != 2 {
+		t.Errorf("objects left: %v", h.shelf.objects)
+	}
+}
+
+// Keys that cannot be deleted keep no others from going, be they in the same
+// batch or in the next ones, and a whole pass is not made again for them.
+func TestBadKeysKeepNothingElse(t *testing.T) {
+	h := newHub(t, Options{})
+	const blobs = 5 * deleteBatch
+	for i := range blobs {
+		h.put("team/app", fmt.Sprint("lonely", i))
+	}
+	for _, i := range []int{0, 1, 2, 3, deleteBatch, 3 * deleteBatch} {
+		h.shelf.bad[fmt.Sprint("b/lonely", i)] = true
+	}
+	h.c.pass(day)
+	h.once(false)
+	h.c.pass(day)
+	if p := h.Once(t.Context(), false); !errors.Is(p.Err, errBad) || p.Deleted != blobs-6 {
+		t.Errorf("%d of %d blobs deleted with 6 that cannot be, %v", p.Deleted, blobs, p.Err)
+	}
+	h.put("team/app", "later")
+	h.shelf.bad = map[string]bool{"b/lonely0": true}
+	h.c.pass(time.Hour)
+	if p := h.Once(t.Context(), false); p.Deleted != 5 {
+		t.Errorf("%d deleted an hour later, want 5", p.Deleted)
+	}
+
+	old := time.Now().Add(-2 * time.Hour)
+	for i := range blobs {
+		h.put("team/app", fmt.Sprint("known", i)) // so that orphans are not strange
+		key := fmt.Sprint("b/lost", i)
+		h.shelf.objects[key] = old
+		h.shelf.bad[key] = i%50 == 0
+	}
+	p := h.Once(t.Context(), true)
+	if !errors.Is(p.Err, errBad) || p.Orphans != blobs-10 {
+		t.Errorf("%d of %d orphans deleted with 10 that cannot be, %v", p.Orphans, blobs, p.Err)
+	}
+	h.c.pass(askEvery + time.Second)
+	if p := h.Once(t.Context(), false); p.Whole {
+		t.Error("ten minutes later it looks at all objects again")
+	}
+	h.c.pass(day)
+	h.shelf.bad = nil
+	if p := h.Once(t.Context(), false); p.Orphans != 10 {
+		t.Errorf("%d orphans deleted the next day, want 10", p.Orphans)
+	}
+
+	// A storage that is down is not taken for one with bad keys.
+	h.shelf.objects["b/lost"] = old
+	h.c.pass(day)
+	h.shelf.down = true
+	if p := h.Once(t.Context(), false); !p.Whole || !errors.Is(p.Err, errBad) {
+		t.Errorf("while the storage is down: %+v", p)
+	}
+	h.shelf.down = false
+	h.c.pass(askEvery + time.Second)
+	if p := h.Once(t.Context(), false); p.Orphans != 1 {
+		t.Errorf("when it is up again %d orphans were deleted, want 1", p.Orphans)
+	}
+}
+
+// A dry run tells what the next pass does, and names it.
+func TestDryRun(t *testing.T) {
+	h := newHub(t, Options{UntaggedAfter: day})
+	h.put("team/app", "alone")
+	m := h.image("team/app", "", h.put("team/app", "loose"))
+	h.c.pass(day)
+	h.once(false)
+	h.c.pass(day + time.Second)
+	h.shelf.objects["b/lost"] = time.Now().Add(-2 * time.Hour)
+	var found []Found
+	r, err := h.DryRun(t.Context(), Look{Untagged: true, Objects: true, Found: func(f Found) error {
+		found = append(found, f)
+		return nil
+	}})
+	if err != nil || r.Expired != 1 || r.ExpiredBytes != 5 || r.Untagged != 1 || r.Orphans != 1 || r.OrphanBytes != 1 || r.Strange != nil {
+		t.Errorf("DryRun = %+v, %v", r, err)
+	}
+	want := []Found{
+		{Kind: "blob", Digest: oci.FromBytes([]byte("alone")), Key: "b/alone", SizeBytes: 5},
+		{Kind: "manifest", Repo: "team/app", Digest: m.Digest, SizeBytes: int64(len(m.Body))},
+		{Kind: "object", Key: "b/lost", SizeBytes: 1},
+	}
+	if diff := cmp.Diff(want, found); diff != "" {
+		t.Errorf("it names (-want +got):\n%s", diff)
+	}
+	if p := h.once(true); p.Deleted != 1 || p.Untagged != 1 || p.Orphans != 1 {
+		t.Errorf("the pass after it: %+v", p)
+	}
+	for i := range fewOrphans + 1 {
+		h.shelf.objects[fmt.Sprint("b/strange", i)] = time.Now().Add(-2 * time.Hour)
+	}
+	if r, err := h.DryRun(t.Context(), Look{Objects: true}); !errors.Is(r.Strange, ErrStrange) || r.Orphans != fewOrphans+1 || err != nil {
+		t.Errorf("DryRun of strange objects = %+v, %v", r, err)
 	}
 }
 

@@ -138,6 +138,23 @@ func TestManyScopesAreCutOff(t *testing.T) {
 	}
 }
 
+// Nor does one scope with all the actions that a URL holds become a token of that
+// size.
+func TestManyActionsAreCutOff(t *testing.T) {
+	i := newIdentity(t, newClock())
+	h := i.TokenHandler(func(_ context.Context, _ oci.Caller, s oci.Scope) (oci.Scope, error) {
+		if len(s.Actions) > maxActions {
+			t.Errorf("%d actions of a scope were looked at", len(s.Actions))
+		}
+		return s, nil
+	})
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", TokenPath+"?scope=registry:catalog:pull"+strings.Repeat(",a", 10_000), nil))
+	if w.Code != 200 || w.Body.Len() > knownBytes {
+		t.Errorf("%d, %d bytes", w.Code, w.Body.Len())
+	}
+}
+
 func TestParseScope(t *testing.T) {
 	for _, tt := range []struct {
 		in   string

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/breakwater-oci/breakwater/hub/meta"
+	"github.com/breakwater-oci/breakwater/hub/meta/metatest"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
@@ -149,6 +150,19 @@ func TestAuthenticate(t *testing.T) {
 	}
 }
 
+// Nobody's name is no text, which databases do not take.
+func TestNamesThatAreNoText(t *testing.T) {
+	metatest.Each(t, func(t *testing.T, driver string) {
+		i, err := New(metatest.Open(t, driver, meta.Config{}), Options{KeyFile: filepath.Join(t.TempDir(), "token.key")})
+		must(t, err)
+		for _, name := range []string{"\xff", "a\x00b", "robot$\xff", "robot$a\x00b"} {
+			if _, err := i.Authenticate(basic(name, "x")); oci.CodeOf(err) != oci.Unauthorized {
+				t.Errorf("%q: %v, want %s", name, err, oci.Unauthorized)
+			}
+		}
+	})
+}
+
 func TestEnsureAdmin(t *testing.T) {
 	i, err := New(openStore(t), Options{KeyFile: filepath.Join(t.TempDir(), "token.key")})
 	must(t, err)
@@ -264,6 +278,38 @@ func TestTokenIsVerified(t *testing.T) {
 		if _, err := i.verify(t.Context(), token); (err == nil) != tt.ok {
 			t.Errorf("after another %v: %v, want it to be good: %v", tt.pass, err, tt.ok)
 		}
+	}
+}
+
+// What is remembered of tokens stays small: none that is long, and none that is
+// over once another comes.
+func TestFewTokensAreRemembered(t *testing.T) {
+	c := newClock()
+	i := newIdentity(t, c)
+	verify := func(token string) {
+		t.Helper()
+		if _, err := i.verify(t.Context(), token); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 100 {
+		verify(tokenFor(t, i, "admin"))
+	}
+	if n := i.tokens.known.Len(); n != 100 {
+		t.Fatalf("%d tokens are remembered, want 100", n)
+	}
+	var long []oci.Scope
+	for len(long) < 50 {
+		long = append(long, oci.Scope{Type: "repository", Name: strings.Repeat("a", 250), Actions: []string{"pull"}})
+	}
+	verify(tokenFor(t, i, "admin", long...))
+	if n := i.tokens.known.Len(); n != 100 {
+		t.Errorf("a long token is remembered: %d", n)
+	}
+	c.pass(tokenTTL)
+	verify(tokenFor(t, i, "admin"))
+	if n := i.tokens.known.Len(); n != 1 {
+		t.Errorf("%d tokens are remembered, want the one that is not over", n)
 	}
 }
 

@@ -193,7 +193,12 @@ func (i *Identity) lookUser(ctx context.Context, name, password string) (s subje
 		return subject{}, false, err
 	}
 	defer done()
-	u, err := i.users.User(ctx, name)
+	var u meta.User
+	if err = checkUserName(name); err != nil {
+		err = meta.ErrNotFound // and not to be looked for: it may be no text
+	} else {
+		u, err = i.users.User(ctx, name)
+	}
 	if errors.Is(err, meta.ErrNotFound) {
 		u, err = meta.User{PasswordHash: nobodysHash}, nil
 	}

@@ -34,12 +34,17 @@ func FormatScope(s oci.Scope) string {
 // as is what cannot be read: a smaller grant is not an error.
 const maxScopes = 32
 
+// maxActions is how many actions of one scope are looked at: some more than
+// there are.
+const maxActions = 16
+
 // parseScopes reads scopes that are given several times, or in one with spaces
 // between.
 func parseScopes(values []string) (scopes []oci.Scope) {
 	for _, v := range values {
 		for s := range strings.FieldsSeq(v) {
 			if scope, ok := ParseScope(s); ok && len(scopes) < maxScopes {
+				scope.Actions = scope.Actions[:min(len(scope.Actions), maxActions)]
 				scopes = append(scopes, scope)
 			}
 		}

@@ -39,6 +39,16 @@ type claims struct {
 	Stamp  string      `json:"stamp,omitempty"` // of the subject
 }
 
+// What is remembered of tokens is bounded, for strangers get them too: some
+// 30 MiB at most.
+const (
+	knownMax = 4096
+	// knownBytes is the longest token that is remembered. Most are shorter than
+	// 1 KiB; what is longer, for dozens of repositories at once, is verified again
+	// with each request.
+	knownBytes = 4 << 10
+)
+
 // tokens remembers those it has verified: a client sends one with each request
 // of five minutes.
 type tokens struct {
@@ -60,7 +70,7 @@ type known struct {
 }
 
 func (t *tokens) init(now time.Time) {
-	t.known, _ = lru.New[[sha256.Size]byte, known](4096) // fails for a size of none
+	t.known, _ = lru.New[[sha256.Size]byte, known](knownMax) // fails for a size of none
 	// What changed before this start, nobody told us.
 	t.doubted.Store(&doubt{now})
 }
@@ -114,12 +124,27 @@ func (i *Identity) verify(ctx context.Context, token string) (oci.Caller, error)
 		if k, err = i.parse(ctx, token, d); err != nil {
 			return oci.Caller{}, badToken(err)
 		}
-		i.tokens.known.Add(sum, k)
+		if len(token) <= knownBytes {
+			i.tokens.remember(sum, k, i.now())
+		}
 	}
 	if now := i.now(); !now.Before(k.expires) || now.Before(k.notBefore.Add(-leeway)) {
 		return oci.Caller{}, oci.Errorf(oci.Unauthorized, "the token has expired")
 	}
 	return k.caller, nil
+}
+
+// remember keeps a token that was verified, and drops those that are over of the
+// ones that were not used for the longest.
+func (t *tokens) remember(sum [sha256.Size]byte, k known, now time.Time) {
+	for {
+		oldest, over, ok := t.known.GetOldest()
+		if !ok || now.Before(over.expires) {
+			break
+		}
+		t.known.Remove(oldest)
+	}
+	t.known.Add(sum, k)
 }
 
 // badToken is what a client is told: not why, unless it is our fault.

@@ -215,6 +215,18 @@ func (b *Backup) restorePostgres(ctx context.Context, c Config, o RestoreOptions
 		return out, err
 	}
 	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }() // which rolls back what was not committed
+	// Rows of a newer schema's tables would stay beside those of the backup.
+	version, err := postgresVersion(ctx, t)
+	if err != nil {
+		return out, err
+	}
+	newest, err := newestSchema()
+	if err != nil {
+		return out, err
+	}
+	if version > newest {
+		return out, fmt.Errorf("%w: its schema is version %d, this release knows up to %d", ErrNewer, version, newest)
+	}
 	there, err := b.tablesIn(ctx, t)
 	if err != nil {
 		return out, err
@@ -287,7 +299,7 @@ func lookPostgres(ctx context.Context, t pgx.Tx, tables []string, o RestoreOptio
 	var has []string
 	for _, name := range ours(tables) {
 		var any bool
-		if err := t.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM `+quoted(name)+`)`).Scan(&any); err != nil { //nolint:gosec // names of our schema
+		if err := t.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM `+missed(name)+`)`).Scan(&any); err != nil { //nolint:gosec // names of our schema
 			return 0, err
 		}
 		if any {

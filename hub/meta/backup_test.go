@@ -378,6 +378,9 @@ func TestRestoreIsAllOrNothing(t *testing.T) {
 		}
 		again, info := dump(t, to)
 		for table, rows := range rowsOf(t, again) {
+			if table == "facts" { // Migrate has noted its own
+				rows = slices.DeleteFunc(rows, func(s string) bool { return strings.HasPrefix(s, "'"+schemaFacts) })
+			}
 			if len(rows) > 0 && table != "sqlite_sequence" {
 				t.Errorf("%s has rows: %v; %v", table, rows, info)
 			}

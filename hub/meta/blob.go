@@ -48,6 +48,15 @@ func (s *Store) RepoBlob(ctx context.Context, repo string, d oci.Digest) (b Gran
 	})
 }
 
+// SomeBlobs lists up to n blobs that have been stored since before a time.
+func (s *Store) SomeBlobs(ctx context.Context, before time.Time, n int) (all []Blob, err error) {
+	defer wrap(&err, "meta.SomeBlobs")
+	rs, err := s.db.Query(ctx, `
+		SELECT id, digest, size_bytes, storage_key, last_used_at
+		  FROM blobs WHERE id > 0 AND state = 'live' AND created_at <= $1 ORDER BY id DESC LIMIT $2`, usec(before), n)
+	return collect(rs, err, scanBlob)
+}
+
 // LiveBlob returns stored bytes by their digest, whoever may read them, or
 // ErrNotFound.
 func (s *Store) LiveBlob(ctx context.Context, d oci.Digest) (b Blob, err error) {

@@ -5,18 +5,19 @@ import (
 	"time"
 )
 
-// A proxy's cache is the stored blobs that only its repositories may read.
-// What another project's repository may read as well is not the proxy's to
-// evict, and not counted against it; nor is what something in the trash may
-// be restored to need.
+// A proxy's cache is the stored blobs that its repositories may read and no
+// local one: what users have pushed is not the proxy's to evict, and not counted
+// against it; nor is what something in the trash may be restored to need. What
+// several proxies have is in the cache of each: a manifest of one upstream can
+// name what another's image is made of, and neither is to keep it for good.
 
 const (
 	// cachedBy1 holds for a blob b in the cache of the proxy project $1.
 	cachedBy1 = `b.state = 'live'
 		   AND EXISTS (SELECT 1 FROM repo_blobs g JOIN repos r ON r.id = g.repo_id
 		                WHERE g.blob_digest = b.digest AND r.project_id = $1)
-		   AND NOT EXISTS (SELECT 1 FROM repo_blobs g JOIN repos r ON r.id = g.repo_id
-		                    WHERE g.blob_digest = b.digest AND r.project_id <> $1)
+		   AND NOT EXISTS (SELECT 1 FROM repo_blobs g JOIN repos r ON r.id = g.repo_id JOIN projects p ON p.id = r.project_id
+		                    WHERE g.blob_digest = b.digest AND p.kind = 'local')
 		   AND NOT EXISTS (SELECT 1 FROM trash_refs f WHERE f.digest = b.digest)`
 )
 

@@ -50,7 +50,7 @@ func TestCache(t *testing.T) {
 	for _, tt := range []struct {
 		project int64
 		want    int64
-	}{{docker.ID, 1 + 2 + 3}, {quay.ID, 6}, {-1, 0}} {
+	}{{docker.ID, 1 + 2 + 3 + 4}, {quay.ID, 4 + 6}, {-1, 0}} {
 		if got, err := s.CacheBytes(ctx, tt.project); got != tt.want || err != nil {
 			t.Errorf("CacheBytes(%d) = %d, %v; want %d", tt.project, got, err, tt.want)
 		}
@@ -69,11 +69,11 @@ func TestCache(t *testing.T) {
 	for _, b := range oldest {
 		ids = append(ids, b.ID)
 	}
-	if diff := cmp.Diff([]int64{two.ID, three.ID, one.ID}, ids); diff != "" {
+	if diff := cmp.Diff([]int64{two.ID, three.ID, shared.ID, one.ID}, ids); diff != "" {
 		t.Errorf("CacheOldest (-want +got):\n%s", diff)
 	}
-	if oldest[2].LastUsedAt != c.now() {
-		t.Errorf("last used %v, want %v", oldest[2].LastUsedAt, c.now())
+	if oldest[3].LastUsedAt != c.now() {
+		t.Errorf("last used %v, want %v", oldest[3].LastUsedAt, c.now())
 	}
 	if got, err := s.CacheOldest(ctx, docker.ID, two.LastUsedAt.Add(1*time.Microsecond), 10); err != nil || len(got) != 1 || got[0].ID != two.ID {
 		t.Errorf("CacheOldest before a time = %v, %v; want the second only", got, err)
@@ -86,7 +86,7 @@ func TestCache(t *testing.T) {
 		want bool
 	}{
 		{"used since", one, one.LastUsedAt, false},
-		{"another proxy's too", shared, c.now(), false},
+		{"another proxy's too", shared, c.now(), true},
 		{"pushed too", pushed, c.now(), false},
 		{"none", Blob{ID: 4711}, c.now(), false},
 		{"cached", two, two.LastUsedAt, true},
@@ -101,21 +101,68 @@ func TestCache(t *testing.T) {
 	if b, err := s.RepoBlob(ctx, "docker.io/x", two.Digest); err != nil || b.ID != 0 || b.StorageKey != "" {
 		t.Errorf("RepoBlob of a doomed blob = %+v, %v", b, err)
 	}
+	must(t, s.DropBlobs(ctx, shared))
 	must(t, s.StartFill(ctx, "b/anew", two.Digest, 2))
 	anew, won, err := s.CommitFill(ctx, "b/anew", 2)
 	if err != nil || !won {
 		t.Errorf("CommitFill beside a doomed blob = %v, %v", won, err)
 	}
-	doomed, err := s.Doomed(ctx, 10, 0)
+	doomed, err := s.ClaimDoomed(ctx, 10, s.now())
 	if err != nil || len(doomed) != 1 || doomed[0].ID != two.ID || doomed[0].StorageKey != two.StorageKey {
-		t.Errorf("Doomed = %v, %v", doomed, err)
+		t.Errorf("ClaimDoomed = %v, %v", doomed, err)
 	}
-	must(t, s.DropBlob(ctx, two.ID))
-	must(t, s.DropBlob(ctx, anew.ID)) // live: not dropped
+	must(t, s.DropBlobs(ctx, two, anew)) // anew is live: not dropped
 	if b, err := s.LiveBlob(ctx, two.Digest); err != nil || b.StorageKey != "b/anew" {
 		t.Errorf("LiveBlob = %+v, %v", b, err)
 	}
 	if _, err := s.LiveBlob(ctx, digestOf("never")); !errors.Is(err, ErrNotFound) {
 		t.Errorf("LiveBlob of what never was: %v, want ErrNotFound", err)
 	}
+}
+
+// A manifest of one upstream names what another's image is made of, and what a
+// user has pushed and deleted: both can still be evicted.
+func TestWhatAnotherProxyNamesIsEvicted(t *testing.T) {
+	c := newClock()
+	s := newStore(t, c)
+	ctx := t.Context()
+	docker, err := s.PutProject(ctx, Project{Name: "docker.io", Kind: Proxy, Source: FromFile})
+	must(t, err)
+	quay, err := s.PutProject(ctx, Project{Name: "quay.io", Kind: Proxy, Source: FromFile})
+	must(t, err)
+	cached := fill(t, s, "quay.io/x", "333")
+	pushed := put(t, s, app, "v1", "55555", "").Links.Blobs[0].Digest
+	must(t, s.PutProxied(ctx, image("docker.io/mallory/x", "v1", cached.Digest, pushed)))
+
+	bytes := func(project, want int64) {
+		t.Helper()
+		if got, err := s.CacheBytes(ctx, project); got != want || err != nil {
+			t.Errorf("CacheBytes(%d) = %d, %v; want %d", project, got, err, want)
+		}
+	}
+	bytes(quay.ID, 3)
+	bytes(docker.ID, 3)
+
+	op, _, _, err := s.DeleteRepo(ctx, app, "ann", false)
+	must(t, err)
+	bytes(docker.ID, 3) // it can be restored
+	must(t, s.ExpireTrash(ctx, op))
+	must(t, second(s.PurgeTrash(ctx, c.now().Add(-s.GC().TrashFor), 10)))
+	bytes(docker.ID, 3) // a manifest may yet name it
+	c.pass(s.GC().Delay)
+	collected(t, s)
+	bytes(docker.ID, 3+5)
+
+	for _, b := range []struct {
+		project int64
+		digest  oci.Digest
+	}{{quay.ID, cached.Digest}, {docker.ID, pushed}} {
+		at, err := s.LiveBlob(ctx, b.digest)
+		must(t, err)
+		if doomed, err := s.Doom(ctx, b.project, at.ID, c.now()); !doomed || err != nil {
+			t.Errorf("Doom(%d, %s) = %v, %v", b.project, b.digest, doomed, err)
+		}
+	}
+	bytes(quay.ID, 0)
+	bytes(docker.ID, 0)
 }

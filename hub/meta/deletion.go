@@ -57,7 +57,7 @@ type deletion struct {
 }
 
 // delete runs fn, which deletes from a repository; with try all is as it was
-// before. ErrNotFound: there is no such repository. ErrConflict: it is a
+// before. ErrNotFound: there is no such repository. ErrOtherKind: it is a
 // proxy's, which is not the users' to delete.
 func (s *Store) delete(ctx context.Context, repoName string, cause Cause, by string, try bool, fn func(x *deletion) error) (out Deletion, err error) {
 	op := uuid.Must(uuid.NewV7()).String() // fails only where the system has no randomness
@@ -203,7 +203,8 @@ func (s *Store) TrashUntagged(ctx context.Context, before time.Time, lastID int6
 }
 
 // looseSince3 holds for a manifest m that nothing holds, neither pushed nor
-// pulled since $3.
+// pulled since $3. What in the trash names it is looked for by its digest: in a
+// join SQLite begins with all that the trash has of the repository.
 const looseSince3 = `m.created_at < $3 AND m.last_pull_at < $3
 		   AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.repo_id = m.repo_id AND t.digest = m.digest)
 		   AND NOT EXISTS (SELECT 1 FROM manifest_refs f JOIN manifests i ON i.id = f.manifest_id
@@ -211,8 +212,8 @@ const looseSince3 = `m.created_at < $3 AND m.last_pull_at < $3
 		   AND NOT EXISTS (SELECT 1 FROM manifests i
 		                    WHERE m.subject <> '' AND i.repo_id = m.repo_id AND i.digest = m.subject)
 		   AND NOT EXISTS (SELECT 1 FROM trash t WHERE t.repo_id = m.repo_id AND t.digest = m.digest AND t.kind = 'tag')
-		   AND NOT EXISTS (SELECT 1 FROM trash_refs f JOIN trash t ON t.id = f.trash_id
-		                    WHERE f.digest = m.digest AND t.repo_id = m.repo_id)`
+		   AND NOT EXISTS (SELECT 1 FROM trash_refs f
+		                    WHERE f.digest = m.digest AND EXISTS (SELECT 1 FROM trash t WHERE t.id = f.trash_id AND t.repo_id = m.repo_id))`
 
 // tag moves one tag, and returns where it pointed.
 func (x *deletion) tag(ctx context.Context, name string) (d oci.Digest, err error) {
@@ -442,9 +443,15 @@ func (x *deletion) tags(ctx context.Context, digests []oci.Digest, names []strin
 	if err != nil {
 		return err
 	}
+	// Found by their names, for which there is an index as for digests, but none
+	// for one or the other. Who waited for a row asks again of what it is by then:
+	// a tag that points elsewhere since stays.
 	rs, err := x.q.Query(ctx, `
 		SELECT name FROM tags
-		 WHERE repo_id = $1 AND (digest IN (SELECT d.value FROM {each $2} AS d) OR name IN (SELECT d.value FROM {each $3} AS d))
+		 WHERE repo_id = $1
+		   AND name IN (SELECT t.name FROM tags t WHERE t.repo_id = $1 AND t.digest IN (SELECT d.value FROM {each $2} AS d)
+		                UNION ALL SELECT d.value FROM {each $3} AS d)
+		   AND (digest IN (SELECT d.value FROM {each $2} AS d) OR name IN (SELECT d.value FROM {each $3} AS d))
 		 ORDER BY name {for update}`, x.repo, byDigest, byName)
 	locked, err := collect(rs, err, func(r row, name *string) error { return r.Scan(name) })
 	if err != nil || len(locked) == 0 {

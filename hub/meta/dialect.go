@@ -8,6 +8,7 @@ import (
 	"net"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"modernc.org/sqlite"
@@ -27,16 +28,18 @@ import (
 //	                        microseconds since 1970
 //	{loose}                 true; after a statement on its own that has it, a crash of
 //	                        the database may undo what it wrote
+//	{json d.value}          a JSON text of {each}, for ->> 'member' to read from
 //	{tables}                a table of the tables there are, by name
 //
 // SQLite has one writer at a time, so that it needs no row locks.
-var word = regexp.MustCompile(`\{(each \$[0-9]+|for [a-z ]+|now|loose|tables)\}`)
+var word = regexp.MustCompile(`\{(each \$[0-9]+|for [a-z ]+|json [a-z.]+|now|loose|tables)\}`)
 
 // The spellings of each word; REST is what follows it within the braces.
 var (
 	sqliteWords = map[string]string{
 		"each":   "json_each(REST)",
 		"for":    "",
+		"json":   "REST",
 		"now":    "CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
 		"loose":  "TRUE",
 		"tables": "(SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%')",
@@ -45,6 +48,7 @@ var (
 	postgresWords = map[string]string{
 		"each":   `(SELECT e.v COLLATE "C" AS value FROM jsonb_array_elements_text(CAST(CAST(REST AS text) AS jsonb)) AS e(v))`,
 		"for":    "FOR REST",
+		"json":   "CAST(REST AS jsonb)",
 		"now":    "CAST(extract(epoch FROM statement_timestamp()) * 1000000 AS bigint)",
 		"loose":  "set_config('synchronous_commit', 'off', TRUE) IS NOT NULL",
 		"tables": "(SELECT tablename AS name FROM pg_catalog.pg_tables WHERE schemaname = current_schema())",
@@ -58,6 +62,10 @@ func spell(words map[string]string, text string) string {
 		return strings.ReplaceAll(words[name], "REST", rest)
 	})
 }
+
+// unavailableFor is when a client may try again: connections are made anew, and
+// a server starts, in about that.
+const unavailableFor = 2 * time.Second
 
 // translate turns what a database says into this package's errors.
 func translate(err error) error {
@@ -78,7 +86,7 @@ func translate(err error) error {
 	case state == "53100": // disk_full
 		return &oci.Error{Code: oci.NoSpace, Err: err}
 	case passes(err), unavailable(state), gone(err) && !ended(err):
-		return &oci.Error{Code: oci.Unavailable, Err: err}
+		return &oci.Error{Code: oci.Unavailable, RetryAfter: unavailableFor, Err: err}
 	}
 	return err
 }

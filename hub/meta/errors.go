@@ -12,6 +12,9 @@ import (
 var (
 	ErrNotFound = errors.New("not found")
 	ErrConflict = errors.New("conflicts with what is stored")
+	// ErrOtherKind is the conflict that a project is a proxy's and was to be a
+	// local one, or the other way round.
+	ErrOtherKind = fmt.Errorf("%w: the project is of the other kind", ErrConflict)
 
 	// From [Open].
 	ErrLocked      = errors.New("another running hub uses this database")

@@ -168,8 +168,11 @@ type keeper struct {
 }
 
 // unnamed holds for a blob x that no manifest names and that is not a proxy's.
-const unnamed = `NOT EXISTS (SELECT 1 FROM manifest_refs f WHERE f.digest = x.digest AND f.kind = 'blob')
-		   AND NOT EXISTS (SELECT 1 FROM trash_refs f WHERE f.digest = x.digest)
+const unnamed = unstored + `
+		   AND NOT EXISTS (SELECT 1 FROM trash_refs f WHERE f.digest = x.digest)`
+
+// unstored is unnamed but for the trash.
+const unstored = `NOT EXISTS (SELECT 1 FROM manifest_refs f WHERE f.digest = x.digest AND f.kind = 'blob')
 		   AND NOT EXISTS (SELECT 1 FROM repo_blobs g JOIN repos r ON r.id = g.repo_id JOIN projects p ON p.id = r.project_id
 		                    WHERE g.blob_digest = x.digest AND p.kind = 'proxy')`
 
@@ -271,23 +274,6 @@ func (s *Store) DropBlobs(ctx context.Context, blobs ...Blob) (err error) {
 	return err
 }
 
-// Doomed lists up to n blobs whose bytes are to be deleted, beginning after an
-// id.
-func (s *Store) Doomed(ctx context.Context, n int, lastID int64) (all []Blob, err error) {
-	defer wrap(&err, "meta.Doomed")
-	rs, err := s.db.Query(ctx, `
-		SELECT id, digest, size_bytes, storage_key, last_used_at
-		  FROM blobs WHERE state = 'doomed' AND id > $1 ORDER BY id LIMIT $2`, lastID, n)
-	return collect(rs, err, scanBlob)
-}
-
-// DropBlob forgets a doomed blob whose bytes are gone.
-func (s *Store) DropBlob(ctx context.Context, blobID int64) (err error) {
-	defer wrap(&err, "meta.DropBlob(%d)", blobID)
-	_, err = s.db.Exec(ctx, `DELETE FROM blobs WHERE id = $1 AND state = 'doomed'`, blobID)
-	return err
-}
-
 // VerifyBlobs looks for blobs that nothing keeps and that are not due for a
 // review: there are none, unless something is wrong with this program or was
 // done to the database by another. They become due. It goes through n rows
@@ -312,6 +298,8 @@ type Garbage struct {
 	// TrashDue is what in the trash can be restored no longer, in manifests and
 	// tags.
 	TrashDue int64
+	// TrashBlobs are kept by that alone: they go some time after it.
+	TrashBlobs, TrashBytes int64
 	// Leased is what nothing names, and is kept for a push that may do so.
 	Leased, LeasedBytes int64
 	// Due is what would be quarantined now.
@@ -340,11 +328,21 @@ func (s *Store) GarbageDue(ctx context.Context) (n int64, err error) {
 func (s *Store) Garbage(ctx context.Context) (g Garbage, err error) {
 	defer wrap(&err, "meta.Garbage")
 	now := s.nowMicros()
-	err = s.db.QueryRow(ctx, `SELECT count(*) FROM trash WHERE deleted_at < $1`, usec(s.now().Add(-s.gc.TrashFor))).Scan(&g.TrashDue)
+	err = s.db.QueryRow(ctx, `SELECT count(*) FROM trash WHERE deleted_at < $1`, s.trashBegun()).Scan(&g.TrashDue)
 	if err != nil {
 		return g, err
 	}
 	err = s.db.QueryRow(ctx, `SELECT count(*) FROM blobs WHERE state = 'live' AND review_at > 0 AND review_at <= $1`, now).Scan(&g.Reviews)
+	if err != nil {
+		return g, err
+	}
+	err = s.db.QueryRow(ctx, `
+		SELECT count(*), CAST(coalesce(sum(x.size_bytes), 0) AS BIGINT) FROM blobs x
+		 WHERE x.state = 'live'
+		   AND x.digest IN (SELECT f.digest FROM trash t JOIN trash_refs f ON f.trash_id = t.id WHERE t.deleted_at < $1)
+		   AND `+unstored+`
+		   AND NOT EXISTS (SELECT 1 FROM trash_refs f JOIN trash t ON t.id = f.trash_id WHERE f.digest = x.digest AND t.deleted_at >= $1)`,
+		s.trashBegun()).Scan(&g.TrashBlobs, &g.TrashBytes)
 	if err != nil {
 		return g, err
 	}
@@ -377,6 +375,62 @@ func (s *Store) Garbage(ctx context.Context) (g Garbage, err error) {
 		}
 	}
 	return g, err
+}
+
+// Strays lists those of some storage keys that are a blob's, and neither an
+// upload nor a fetch is at: what is begun under one is nobody's.
+func (s *Store) Strays(ctx context.Context, storageKeys []string) (strays []string, err error) {
+	defer wrap(&err, "meta.Strays")
+	list, err := jsonText(append([]string{}, storageKeys...)) // nil is no array
+	if err != nil {
+		return nil, err
+	}
+	rs, err := s.db.Query(ctx, `
+		SELECT d.value FROM {each $1} AS d
+		 WHERE EXISTS (SELECT 1 FROM blobs b WHERE b.storage_key = d.value)
+		   AND NOT EXISTS (SELECT 1 FROM uploads u WHERE u.storage_key = d.value)
+		   AND NOT EXISTS (SELECT 1 FROM fills f WHERE f.storage_key = d.value)`, list)
+	return collect(rs, err, func(r row, key *string) error { return r.Scan(key) })
+}
+
+// ExpiredBlobs lists the blobs that [Garbage] counts as expired, up to n after
+// an id.
+func (s *Store) ExpiredBlobs(ctx context.Context, lastID int64, n int) (all []Blob, err error) {
+	defer wrap(&err, "meta.ExpiredBlobs(%d)", lastID)
+	rs, err := s.db.Query(ctx, `
+		SELECT x.id, x.digest, x.size_bytes, x.storage_key, x.last_used_at FROM blobs x
+		 WHERE x.id > $1
+		   AND (x.state = 'doomed'
+		     OR x.state = 'live' AND x.review_at > 0 AND x.quarantined_at > 0 AND (x.review_at <= $4 OR x.quarantined_at <= $3)
+		        AND `+leasedAt2+` = 0 AND `+unnamed+`)
+		 ORDER BY x.id LIMIT $5`, lastID, s.leaseBegun(), usec(s.now().Add(-s.gc.Quarantine)), s.nowMicros(), n)
+	return collect(rs, err, scanBlob)
+}
+
+// Loose is a manifest that nothing holds.
+type Loose struct {
+	Repo      string
+	Digest    oci.Digest
+	SizeBytes int64 // of itself
+}
+
+// Untagged lists what [Store.TrashUntagged] would move to the trash, which may
+// leave more without a hold. It goes through n manifests after lastID and
+// returns the last one's id, 0 when that was all.
+func (s *Store) Untagged(ctx context.Context, before time.Time, lastID int64, n int) (all []Loose, next int64, err error) {
+	defer wrap(&err, "meta.Untagged(%d)", lastID)
+	rs, err := s.db.Query(ctx, `SELECT id FROM manifests WHERE id > $1 ORDER BY id LIMIT $2`, lastID, n)
+	ids, err := collect(rs, err, scanID)
+	if err != nil || len(ids) == 0 {
+		return nil, 0, err
+	}
+	next = ids[len(ids)-1]
+	rs, err = s.db.Query(ctx, `
+		SELECT r.name, m.digest, m.size_bytes FROM manifests m
+		  JOIN repos r ON r.id = m.repo_id JOIN projects p ON p.id = r.project_id
+		 WHERE m.id > $1 AND m.id <= $2 AND p.kind = 'local' AND `+looseSince3+` ORDER BY m.id`, lastID, next, usec(before))
+	all, err = collect(rs, err, func(r row, l *Loose) error { return r.Scan(&l.Repo, &l.Digest, &l.SizeBytes) })
+	return all, next, err
 }
 
 func scanID(r row, id *int64) error { return r.Scan(id) }

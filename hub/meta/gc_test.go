@@ -42,6 +42,8 @@ func everythingOfGC(t *testing.T, s *Store) {
 	must(t, second(s.PurgeTrash(ctx, s.now(), 10)))
 	m.Tag = ""
 	must(t, s.PutManifest(ctx, m))
+	_, _, err = s.Untagged(ctx, s.now().Add(time.Hour), 0, 1000)
+	must(t, err)
 	_, _, err = s.TrashUntagged(ctx, s.now().Add(time.Hour), 0, 1000)
 	must(t, err)
 	must(t, second(s.PurgeTrash(ctx, s.now().Add(time.Hour), 10)))
@@ -55,6 +57,8 @@ func everythingOfGC(t *testing.T, s *Store) {
 	_, _, err = s.VerifyBlobs(ctx, 0, 100)
 	must(t, err)
 	must(t, second(s.Garbage(ctx)))
+	must(t, second(s.ExpiredBlobs(ctx, 0, 10)))
+	must(t, second(s.Strays(ctx, nil)))
 	must(t, second(s.GarbageDue(ctx)))
 	must(t, second(s.HastenReviews(ctx)))
 	r, err := s.EnsureRepo(ctx, "gone.io/x", Proxy)
@@ -400,6 +404,12 @@ func TestGarbage(t *testing.T) {
 			t.Errorf("%s: %v (-want +got)\n%s", what, err, diff)
 		}
 	}
+	expired := func(want int) {
+		t.Helper()
+		if all, err := s.ExpiredBlobs(ctx, 0, 10); len(all) != want || err != nil {
+			t.Errorf("ExpiredBlobs = %v, %v, want %d", all, err, want)
+		}
+	}
 	check("nothing", Garbage{})
 	putBlob(t, s, "team/app", "1")
 	named := putBlob(t, s, "team/app", "22")
@@ -411,13 +421,22 @@ func TestGarbage(t *testing.T) {
 	check("after the lease", Garbage{Reviews: 2, Due: 1, DueBytes: 1})
 	collected(t, s)
 	check("quarantined", Garbage{Quarantined: 1, QuarantinedBytes: 1})
+	expired(0)
 	c.pass(day)
 	check("after the quarantine", Garbage{Reviews: 1, Expired: 1, ExpiredBytes: 1})
+	expired(1)
 	must(t, second(s.ReviewBlobs(ctx, 10)))
 	check("doomed", Garbage{Expired: 1, ExpiredBytes: 1})
+	expired(1)
 	collected(t, s)
 	c.pass(5*day + time.Second)
-	check("in the trash too long", Garbage{TrashDue: 2})
+	check("in the trash too long", Garbage{TrashDue: 2, TrashBlobs: 1, TrashBytes: 2})
+	// What something else holds as well does not go with it.
+	must(t, s.PutManifest(ctx, image("team/app", "v2", named)))
+	check("held by another manifest", Garbage{TrashDue: 2})
+	must(t, s.DeleteManifest(ctx, "team/app", image("team/app", "v2", named).Digest, ""))
+	check("and by a younger one in the trash", Garbage{TrashDue: 2})
+	must(t, second(s.db.Exec(ctx, `DELETE FROM trash WHERE deleted_at = $1`, usec(c.now()))))
 	must(t, second(s.PurgeTrash(ctx, c.now().Add(-s.gc.TrashFor), 10)))
 	check("purged", Garbage{Leased: 1, LeasedBytes: 2})
 }

@@ -90,7 +90,14 @@ func (s *Store) holder() string {
 // [Store.ReleaseUpload]. ErrNotFound: there is none. ErrHeld: another request is
 // at it, and u says how far it has come. Where that one's replica has not been
 // seen for a while, HoldUpload waits until it is dead, or was seen.
-func (s *Store) HoldUpload(ctx context.Context, repo, id string) (u Upload, err error) {
+//
+// Of a long DriverState only the start is read: see [Upload].
+//
+// When it is taken from another replica, anew says under which storage key to go
+// on; nil, or the key that it has: under the same. The old key is then doomed as
+// [Store.MoveUpload] says. So one that was only taken for dead still writes to,
+// and deletes, what is nobody's.
+func (s *Store) HoldUpload(ctx context.Context, repo, id string, anew func(Upload) string) (u Upload, err error) {
 	defer wrap(&err, "meta.HoldUpload(%q, %q)", repo, id)
 	if !s.holds.take(id) {
 		if u, err = s.Upload(ctx, repo, id); err == nil {
@@ -99,20 +106,26 @@ func (s *Store) HoldUpload(ctx context.Context, repo, id string) (u Upload, err 
 		return u, err
 	}
 	if s.shared() {
-		u, err = s.holdRow(ctx, repo, id)
+		u, err = s.holdRow(ctx, repo, id, anew)
 	} else {
 		err = s.db.QueryRow(ctx, `
 			SELECT `+uploadColumns+uploadStates+` FROM uploads u JOIN repos r ON r.id = u.repo_id
-			 WHERE u.id = $1 AND r.name = $2 AND NOT u.doomed`, id, repo).Scan(u.dest(&u.HashState, &u.DriverState)...)
+			 WHERE u.id = $1 AND r.name = $2 AND NOT u.doomed`, id, repo).Scan(u.dest(u.states()...)...)
 	}
 	if err != nil {
-		s.holds.end(id, false)
+		s.holds.end(id, s.mayHold(err))
 	}
 	return u, err
 }
 
+// mayHold says whether after err, which kept an upload from being held, its row
+// may yet say that it is: the answer may have been lost.
+func (s *Store) mayHold(err error) bool {
+	return s.shared() && !isNoRow(err) && !errors.Is(err, ErrHeld)
+}
+
 // holdRow is HoldUpload for what no other request of this process is at.
-func (s *Store) holdRow(ctx context.Context, repo, id string) (u Upload, err error) {
+func (s *Store) holdRow(ctx context.Context, repo, id string, anew func(Upload) string) (u Upload, err error) {
 	for {
 		// Only Postgres has other replicas, so that this is its SQL alone. The row
 		// is read as it is once it is locked, whatever its holder did meanwhile.
@@ -120,25 +133,29 @@ func (s *Store) holdRow(ctx context.Context, repo, id string) (u Upload, err err
 			UPDATE uploads AS u SET holder = $1
 			  FROM (SELECT o.id, o.holder FROM uploads o JOIN repos r ON r.id = o.repo_id
 			         WHERE o.id = $2 AND r.name = $3 AND NOT o.doomed {for update of o}) AS old
-			 WHERE u.id = old.id AND {loose} AND `+oldHolderIsGone+`
-			RETURNING `+uploadColumns+uploadStates,
-			s.holder(), id, repo, DeadAfter.Microseconds()).Scan(u.dest(&u.HashState, &u.DriverState)...)
+			 WHERE u.id = old.id AND {loose} AND old.holder IN ('', $1)
+			RETURNING `+uploadColumns+uploadStates, s.holder(), id, repo).Scan(u.dest(u.states()...)...)
 		if err == nil {
 			s.holds.row(id, true)
 		}
 		if !isNoRow(err) {
 			return u, err
 		}
-		var unseen int64
+		var unseen int64 // of a replica that no row knows: longer than any
 		err = s.db.QueryRow(ctx, `
-			SELECT `+uploadColumns+`, coalesce({now} - p.seen_at, 0)
+			SELECT `+uploadColumns+`, CASE WHEN u.holder IN ('', $3) THEN 0 ELSE coalesce({now} - p.seen_at, $4) END
 			  FROM uploads u JOIN repos r ON r.id = u.repo_id LEFT JOIN replicas p ON p.id = u.holder
-			 WHERE u.id = $1 AND r.name = $2 AND NOT u.doomed`, id, repo).Scan(u.dest(&unseen)...)
+			 WHERE u.id = $1 AND r.name = $2 AND NOT u.doomed`, id, repo, s.holder(), (2 * DeadAfter).Microseconds()).Scan(u.dest(&unseen)...)
 		if err != nil {
 			return Upload{}, err
 		}
-		if time.Duration(unseen)*time.Microsecond <= SuspectAfter {
+		switch ago := time.Duration(unseen) * time.Microsecond; {
+		case ago <= SuspectAfter:
 			return u, ErrHeld
+		case ago >= DeadAfter:
+			if u, err = s.takeOver(ctx, repo, id, anew); !isNoRow(err) {
+				return u, err
+			} // somebody was faster, or it was seen
 		}
 		select {
 		case <-ctx.Done():
@@ -146,6 +163,34 @@ func (s *Store) holdRow(ctx context.Context, repo, id string) (u Upload, err err
 		case <-time.After(holdPoll):
 		}
 	}
+}
+
+// takeOver takes an upload from a dead replica.
+func (s *Store) takeOver(ctx context.Context, repo, id string, anew func(Upload) string) (u Upload, err error) {
+	err = s.write(ctx, func(q querier) error {
+		err := q.QueryRow(ctx, `
+			UPDATE uploads AS u SET holder = $1
+			  FROM (SELECT o.id, o.holder FROM uploads o JOIN repos r ON r.id = o.repo_id
+			         WHERE o.id = $2 AND r.name = $3 AND NOT o.doomed {for update of o}) AS old
+			 WHERE u.id = old.id AND `+oldHolderIsGone+`
+			RETURNING `+uploadColumns+uploadStates,
+			s.holder(), id, repo, DeadAfter.Microseconds()).Scan(u.dest(u.states()...)...)
+		if err != nil || anew == nil {
+			return err
+		}
+		was := u.StorageKey
+		if u.StorageKey = anew(u); u.StorageKey == was {
+			return nil
+		}
+		if _, err := q.Exec(ctx, `UPDATE uploads SET storage_key = $2 WHERE id = $1`, id, u.StorageKey); err != nil {
+			return err
+		}
+		return s.doomKey(ctx, q, u, was)
+	})
+	if err == nil {
+		s.holds.row(id, true)
+	}
+	return u, err
 }
 
 // oldHolderIsGone: the row "old" of uploads is held by nobody else who lives.
@@ -163,7 +208,7 @@ func (s *Store) HoldStaleUpload(ctx context.Context, id string, before time.Time
 	}
 	defer func() {
 		if err != nil {
-			s.holds.end(id, false)
+			s.holds.end(id, s.mayHold(err))
 		}
 	}()
 	// Two statements: what the lock was waited for is seen by the second.

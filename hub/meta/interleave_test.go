@@ -5,10 +5,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -142,7 +146,7 @@ func (w *world) begin(repo string) Upload {
 	w.uploads++
 	u := Upload{ID: fmt.Sprint("u", w.uploads), StorageKey: fmt.Sprint("b/", w.uploads), Alg: "sha256", HashState: []byte{}}
 	must(w.t, w.s.CreateUpload(w.t.Context(), repo, u))
-	u, err := w.s.HoldUpload(w.t.Context(), repo, u.ID)
+	u, err := w.s.HoldUpload(w.t.Context(), repo, u.ID, nil)
 	must(w.t, err)
 	w.object(u.StorageKey, true)
 	return u
@@ -629,6 +633,36 @@ func deleteIn(w *world) does {
 	return does{"delete", func(ctx context.Context, w *world) error { return w.s.DeleteManifest(ctx, repoA, d, "x") }}
 }
 
+// astray: an object that no row speaks of, beside a's blob that nobody names.
+func astray(w *world) {
+	lonely(w)
+	w.object("b/lost", true)
+}
+
+// orphansDoes is the daily search for objects without a row. In earnest it asks
+// for old ones only.
+func orphansDoes() does {
+	return does{"orphans", func(ctx context.Context, w *world) error {
+		w.mu.Lock()
+		keys := slices.Collect(maps.Keys(w.objects))
+		w.mu.Unlock()
+		gone, err := w.s.Orphans(ctx, keys)
+		for _, key := range gone {
+			w.object(key, false)
+		}
+		return err
+	}}
+}
+
+// writeIn is uploadIn with the bytes written only now.
+func writeIn(w *world, u Upload) does {
+	w.object(u.StorageKey, false)
+	return does{"write and upload", func(ctx context.Context, w *world) error {
+		w.object(u.StorageKey, true)
+		return uploadIn(u, true).run(ctx, w)
+	}}
+}
+
 func deleteBlobIn(repo string) does {
 	return does{"delete blob", func(ctx context.Context, w *world) error { return w.s.DeleteGrant(ctx, repo, layer) }}
 }
@@ -672,6 +706,25 @@ var situations = []situation{
 	{"a deletion and collection", noGC, named, func(w *world) []does { return []does{deleteIn(w), gcDoes(w)} }},
 	{"a deletion, a push of the same and collection", noGC, named, func(w *world) []does { return []does{deleteIn(w), putIn(repoA, "v2"), gcDoes(w)} }},
 	{"a deletion and a tag anew", noGC, named, func(w *world) []does { return []does{deleteIn(w), putIn(repoA, "v1")} }},
+	{"a deletion and its tag pointed elsewhere", noGC, named, func(w *world) []does {
+		other := parsed(w.t, image(repoB, "other", layer))
+		other.Repo, other.Tag = repoA, "v1"
+		var ended atomic.Int32
+		whole := func(d does) does { // whoever is last looks: the tag is there in whichever order
+			return does{d.name, func(ctx context.Context, w *world) error {
+				err := d.run(ctx, w)
+				if ended.Add(1) == 2 && err == nil {
+					if m, err := w.s.StatTag(context.Background(), repoA, "v1"); err != nil || m.Digest != other.Digest {
+						w.fault("the tag that was pointed elsewhere is at %q: %v", m.Digest, err)
+					}
+				}
+				return err
+			}}
+		}
+		return []does{whole(deleteIn(w)), whole(does{"put other", func(ctx context.Context, w *world) error {
+			return w.s.PutManifest(ctx, other)
+		}})}
+	}},
 	{"two deletions", noGC, named, func(w *world) []does { return []does{deleteIn(w), deleteIn(w)} }},
 	{"a deleted tag, a deleted manifest, a tag anew", noGC, named, func(w *world) []does {
 		return []does{{"untag", func(ctx context.Context, w *world) error { return w.s.DeleteTag(ctx, repoA, "v1", "x") }}, deleteIn(w), putIn(repoA, "v1")}
@@ -744,6 +797,12 @@ var situations = []situation{
 			return nil
 		}}}
 	}},
+	{"an upload, objects without a row, and collection", lease, astray, func(w *world) []does {
+		return []does{writeIn(w, w.begin(repoB)), orphansDoes(), gcDoes(w)}
+	}},
+	{"two uploads of one blob, and objects without a row", lease, astray, func(w *world) []does {
+		return []does{writeIn(w, w.begin(repoB)), uploadIn(w.begin(repoB), true), orphansDoes()}
+	}},
 	{"a proxy that evicts and a mount from it", noGC, func(w *world) {
 		must(w.t, second(w.s.PutProject(w.t.Context(), Project{Name: "docker.io", Kind: Proxy, Source: FromFile})))
 		fill(w.t, w.s, "docker.io/x", layerText)
@@ -769,9 +828,12 @@ var situations = []situation{
 
 func TestInterleavings(t *testing.T) {
 	switches, most := 1, 40
+	ci, _ := strconv.ParseBool(os.Getenv("CI"))
 	switch {
 	case *allOrders:
 		switches, most = 3, 2_000
+	case ci:
+		switches, most = 2, 250
 	case testing.Short():
 		most = 10
 	}

@@ -108,7 +108,9 @@ type NewManifest struct {
 
 // PutManifest stores a manifest in a local repository, which is made when need
 // be, and points the tag at it. A [MissingError] says what it names that the
-// repository does not hold; ErrConflict that the repository is a proxy's.
+// repository does not hold; ErrOtherKind that the repository is a proxy's. Foreign
+// layers may be missing; those that are there, or come later, it keeps as it does
+// the others.
 func (s *Store) PutManifest(ctx context.Context, m NewManifest) (err error) {
 	defer wrap(&err, "meta.PutManifest(%q, %s)", m.Repo, m.Digest)
 	return s.write(ctx, func(q querier) error {
@@ -163,35 +165,42 @@ const (
 
 type ref struct {
 	oci.Descriptor
-	kind refKind
+	kind    refKind
+	foreign bool // the repository may have it or not: it can be had elsewhere
 }
 
 // refsOf lists what a manifest names, but its subject. An index may list what
-// is no manifest (buildkit's caches list their layers): that is a blob.
+// is no manifest (buildkit's caches list their layers): that is a blob. Foreign
+// layers come last, and not in between: rows have kept the others' positions.
 func refsOf(l oci.Links) []ref {
-	refs := make([]ref, 0, len(l.Blobs)+len(l.Children))
+	refs := make([]ref, 0, len(l.Blobs)+len(l.Children)+len(l.Foreign))
 	for _, d := range l.Blobs {
-		refs = append(refs, ref{d, refBlob})
+		refs = append(refs, ref{Descriptor: d, kind: refBlob})
 	}
 	for _, d := range l.Children {
 		kind := refBlob
 		if d.MediaType == "" || oci.IsManifestType(d.MediaType) {
 			kind = refChild
 		}
-		refs = append(refs, ref{d, kind})
+		refs = append(refs, ref{Descriptor: d, kind: kind})
+	}
+	for _, d := range l.Foreign {
+		refs = append(refs, ref{Descriptor: d, kind: refBlob, foreign: true})
 	}
 	return refs
 }
 
-// missing lists which refs the repository does not hold, each once. What is
-// there cannot go before the transaction ends.
+// missing lists which refs the repository does not hold, each once, but for
+// those that need not be there. What is there cannot go before the transaction
+// ends.
 func (s *Store) missing(ctx context.Context, q querier, repoID int64, refs []ref) ([]oci.Descriptor, error) {
 	var missing []oci.Descriptor
 	for _, kind := range []refKind{refBlob, refChild} {
-		want := make(map[oci.Digest]oci.Descriptor)
+		want, needed := make(map[oci.Digest]oci.Descriptor), make(map[oci.Digest]bool)
 		for _, f := range refs {
 			if f.kind == kind {
 				want[f.Digest] = oci.Descriptor{MediaType: f.MediaType, Digest: f.Digest, Size: f.Size}
+				needed[f.Digest] = needed[f.Digest] || !f.foreign
 			}
 		}
 		if len(want) == 0 {
@@ -206,7 +215,7 @@ func (s *Store) missing(ctx context.Context, q querier, repoID int64, refs []ref
 			return nil, err
 		}
 		for _, d := range slices.Sorted(maps.Keys(want)) {
-			if !have[d] {
+			if !have[d] && needed[d] {
 				missing = append(missing, want[d])
 			}
 		}
@@ -237,9 +246,11 @@ func (s *Store) holdBlobs(ctx context.Context, q querier, repoID int64, digests 
 	if err != nil {
 		return nil, err
 	}
+	// One by one: in a join either database may read all grants of a repository
+	// that it takes for one of ordinary size.
 	rs, err = q.Query(ctx, `
-		SELECT g.blob_digest FROM repo_blobs g
-		 WHERE g.repo_id = $1 AND g.blob_digest IN (SELECT d.value FROM {each $2} AS d)`, repoID, digests)
+		SELECT d.value FROM {each $2} AS d
+		 WHERE (SELECT count(*) FROM repo_blobs g WHERE g.repo_id = $1 AND g.blob_digest = d.value) > 0`, repoID, digests)
 	granted, err := collectSet(rs, err)
 	if err != nil {
 		return nil, err
@@ -297,19 +308,41 @@ func (s *Store) putManifest(ctx context.Context, q querier, repoID int64, m NewM
 	if err != nil {
 		return err
 	}
-	for i, f := range refs {
-		_, err := q.Exec(ctx, `
-			INSERT INTO manifest_refs (manifest_id, position, kind, digest, media_type, size_bytes)
-			VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (manifest_id, position) DO NOTHING`,
-			id, i, f.kind, f.Digest, f.MediaType, f.Size)
-		if err != nil {
-			return err
-		}
+	if err := putRefs(ctx, q, id, refs); err != nil {
+		return err
 	}
 	if m.Tag == "" {
 		return nil
 	}
 	return s.putTag(ctx, q, repoID, Tag{Name: m.Tag, Digest: m.Digest, MediaType: m.Links.MediaType, SizeBytes: int64(len(m.Body))})
+}
+
+// putRefs notes what a manifest names, unless all of it stands there: the same
+// manifest is pushed under one tag after the other.
+func putRefs(ctx context.Context, q querier, manifestID int64, refs []ref) error {
+	type column struct {
+		Position  int        `json:"position"`
+		Kind      refKind    `json:"kind"`
+		Digest    oci.Digest `json:"digest"`
+		MediaType string     `json:"media_type"`
+		SizeBytes int64      `json:"size_bytes"`
+	}
+	rows := make([]column, len(refs))
+	for i, f := range refs {
+		rows[i] = column{i, f.kind, f.Digest, f.MediaType, f.Size}
+	}
+	list, err := jsonText(rows)
+	if err != nil {
+		return err
+	}
+	_, err = q.Exec(ctx, `
+		INSERT INTO manifest_refs (manifest_id, position, kind, digest, media_type, size_bytes)
+		SELECT CAST($1 AS BIGINT), CAST({json d.value} ->> 'position' AS BIGINT), {json d.value} ->> 'kind', {json d.value} ->> 'digest',
+		       {json d.value} ->> 'media_type', CAST({json d.value} ->> 'size_bytes' AS BIGINT)
+		  FROM {each $2} AS d
+		 WHERE (SELECT count(*) FROM manifest_refs f WHERE f.manifest_id = $1) < CAST($3 AS BIGINT)
+		ON CONFLICT (manifest_id, position) DO NOTHING`, manifestID, list, len(refs))
+	return err
 }
 
 // ForgetManifest removes a manifest from a proxy's repository, and the tags

@@ -48,6 +48,7 @@ type Store struct {
 	db      db
 	lock    *os.File // nil of Postgres
 	name    string   // for messages: without a password
+	knows   int64    // the newest version of the schema that this release knows
 	now     func() time.Time
 	touched touches
 	replica replica
@@ -59,11 +60,22 @@ type Store struct {
 	grants    herd[lookupKey, GrantedBlob]
 }
 
-// Open opens the database and checks that this release can use it; it does
-// not bring its schema up to date, see [Store.Migrate]. A SQLite file is one
+// Open opens the database and checks that this release can use it, ErrNewer
+// where it cannot; it does not bring its schema up to date, see
+// [Store.Migrate]. A newer schema may be used by the releases that its own says
+// it may, so that one can be rolled back. A SQLite file is one
 // process's at a time; a Postgres database may be many hubs'.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	s := &Store{now: c.Now, gc: c.GC.complete()}
+	newest, err := newestSchema()
+	if err != nil {
+		return nil, err
+	}
+	return openKnowing(ctx, c, newest)
+}
+
+// openKnowing is Open of a release that knows the schema up to a version.
+func openKnowing(ctx context.Context, c Config, newest int64) (*Store, error) {
+	s := &Store{knows: newest, now: c.Now, gc: c.GC.complete()}
 	if s.now == nil {
 		s.now = time.Now
 	}

@@ -134,7 +134,7 @@ func putBlob(tb testing.TB, s *Store, repo, text string) oci.Digest {
 	d := digestOf(text)
 	u := Upload{ID: "up-" + repo + text, StorageKey: "b/" + repo + text, Alg: "sha256", HashState: []byte{}}
 	must(tb, s.CreateUpload(tb.Context(), repo, u))
-	u, err := s.HoldUpload(tb.Context(), repo, u.ID)
+	u, err := s.HoldUpload(tb.Context(), repo, u.ID, nil)
 	must(tb, err)
 	won, err := s.CommitUpload(tb.Context(), u, d, int64(len(text)))
 	must(tb, err)

@@ -94,6 +94,9 @@ func TestTranslate(t *testing.T) {
 		if oci.CodeOf(got) != tt.code || tt.is != nil && !errors.Is(got, tt.is) || !errors.Is(got, tt.err) {
 			t.Errorf("translate(%v) = %v; want code %s, %v", tt.err, got, tt.code, tt.is)
 		}
+		if e, ok := errors.AsType[*oci.Error](got); ok && e.Code == oci.Unavailable && e.RetryAfter != unavailableFor {
+			t.Errorf("of %v clients are told to come back in %s", tt.err, e.RetryAfter)
+		}
 	}
 }
 

@@ -39,13 +39,57 @@ func TestProjects(t *testing.T) {
 	}
 
 	must(t, second(s.EnsureRepo(ctx, "team/app", Local)))
+	if p, err := s.Project(ctx, "team"); err != nil || p.Source != FromPush || p.Public {
+		t.Errorf("the project a push made: %+v, %v", p, err)
+	}
 	all, more, err := s.Projects(ctx, 1, "")
 	if err != nil || len(all) != 1 || all[0].Name != "docker.io" || !more {
 		t.Errorf("Projects(1) = %v, %v, %v", all, more, err)
 	}
 	all, more, err = s.Projects(ctx, 1, "docker.io")
-	if err != nil || len(all) != 1 || all[0].Name != "team" || all[0].Source != FromPush || all[0].Public || more {
-		t.Errorf("Projects(1, docker.io) = %v, %v, %v; want the private project a push made", all, more, err)
+	if err != nil || len(all) != 1 || all[0].Name != "team" || more {
+		t.Errorf("Projects(1, docker.io) = %v, %v, %v", all, more, err)
+	}
+}
+
+// Only what is given changes, of both kinds, and a restart with the same
+// configuration undoes none of it.
+func TestChangeProject(t *testing.T) {
+	c := newClock()
+	s := newStore(t, c)
+	ctx := t.Context()
+	yes, no, on, off, standard := true, false, RedirectOn, RedirectOff, RedirectDefault
+	for _, tt := range []struct {
+		change   ProjectChange
+		public   bool
+		redirect Redirect
+	}{
+		{ProjectChange{}, false, RedirectDefault}, // makes it
+		{ProjectChange{Redirect: &off}, false, RedirectOff},
+		{ProjectChange{Public: &yes}, true, RedirectOff},
+		{ProjectChange{}, true, RedirectOff},
+		{ProjectChange{Redirect: &standard}, true, RedirectDefault},
+		{ProjectChange{Public: &no, Redirect: &on}, false, RedirectOn},
+	} {
+		p, err := s.ChangeProject(ctx, "team", tt.change)
+		want := Project{ID: p.ID, Name: "team", Kind: Local, Public: tt.public, Redirect: tt.redirect, Source: FromAPI, CreatedAt: c.now()}
+		if diff := cmp.Diff(want, p); diff != "" || err != nil {
+			t.Errorf("%+v: %v (-want +got):\n%s", tt.change, err, diff)
+		}
+	}
+
+	proxied := Project{Name: "docker.io", Kind: Proxy, Source: FromFile}
+	must(t, second(s.PutProject(ctx, proxied)))
+	if _, err := s.ChangeProject(ctx, "docker.io", ProjectChange{Public: &yes}); !errors.Is(err, ErrConflict) {
+		t.Errorf("ChangeProject of a proxy's: %v, want ErrConflict", err)
+	}
+	must(t, second(s.SetRedirect(ctx, "docker.io", RedirectOff)))
+	proxied.Public = true
+	if p, err := s.PutProject(ctx, proxied); err != nil || p.Redirect != RedirectOff || !p.Public || p.Source != FromFile {
+		t.Errorf("a proxy's project after a restart: %+v, %v", p, err)
+	}
+	if _, err := s.SetRedirect(ctx, "none", RedirectOn); !errors.Is(err, ErrNotFound) {
+		t.Errorf("SetRedirect of none: %v, want ErrNotFound", err)
 	}
 }
 
@@ -87,6 +131,25 @@ func TestEnsureRepo(t *testing.T) {
 	}
 	if _, err := s.Repo(ctx, "ghcr.io/a/c"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Repo that is not there: %v, want ErrNotFound", err)
+	}
+}
+
+func TestPlaces(t *testing.T) {
+	s := newStore(t, nil)
+	ctx := t.Context()
+	must(t, second(s.PutProject(ctx, Project{Name: "docker.io", Kind: Proxy, Public: true, Source: FromFile})))
+	r, err := s.EnsureRepo(ctx, "docker.io/x", Proxy)
+	must(t, err)
+	must(t, s.SetVisibility(ctx, r.RepoID, oci.Public))
+	must(t, second(s.EnsureRepo(ctx, "team/app", Local)))
+	must(t, second(s.EnsureRepo(ctx, "team/other", Local)))
+	got, err := s.Places(ctx, []string{"docker.io/x", "team/app", "none"})
+	must(t, err)
+	if x := got["docker.io/x"]; len(got) != 2 || x.Kind != Proxy || !x.Public || x.Visibility != oci.Public || got["team/app"].Kind != Local {
+		t.Errorf("Places = %+v", got)
+	}
+	if got, err := s.Places(ctx, nil); err != nil || len(got) > 0 {
+		t.Errorf("Places of none = %v, %v", got, err)
 	}
 }
 

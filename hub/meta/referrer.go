@@ -15,18 +15,22 @@ import (
 // ErrNotFound when there is no such repository.
 func (s *Store) Referrers(ctx context.Context, repo string, d oci.Digest, artifactType string) (all []oci.Descriptor, err error) {
 	defer wrap(&err, "meta.Referrers(%q, %s)", repo, d)
+	// Which they are, and only then in order: SQLite would read all manifests of
+	// the repository for having them in order.
 	rs, err := s.db.Query(ctx, `
 		SELECT m.digest, m.media_type, m.size_bytes, m.artifact_type, m.annotations
-		  FROM repos r JOIN manifests m ON m.repo_id = r.id
-		 WHERE r.name = $1 AND m.subject = $2 AND m.subject <> '' AND ($4 = '' OR m.artifact_type = $4)
-		 UNION
-		SELECT m.digest, m.media_type, m.size_bytes, m.artifact_type, m.annotations
-		  FROM repos r JOIN tags t ON t.repo_id = r.id AND t.name = $3
-		  JOIN manifests i ON i.repo_id = r.id AND i.digest = t.digest
-		  JOIN manifest_refs f ON f.manifest_id = i.id AND f.kind = 'child'
-		  JOIN manifests m ON m.repo_id = r.id AND m.digest = f.digest
-		 WHERE r.name = $1 AND ($4 = '' OR m.artifact_type = $4)
-		 ORDER BY 1`, repo, d, oci.ReferrersTag(d), artifactType)
+		  FROM manifests m
+		 WHERE m.id IN (
+			SELECT x.id FROM repos r JOIN manifests x ON x.repo_id = r.id
+			 WHERE r.name = $1 AND x.subject = $2 AND x.subject <> ''
+			 UNION ALL
+			SELECT x.id FROM repos r JOIN tags t ON t.repo_id = r.id AND t.name = $3
+			  JOIN manifests i ON i.repo_id = r.id AND i.digest = t.digest
+			  JOIN manifest_refs f ON f.manifest_id = i.id AND f.kind = 'child'
+			  JOIN manifests x ON x.repo_id = r.id AND x.digest = f.digest
+			 WHERE r.name = $1)
+		   AND ($4 = '' OR m.artifact_type = $4)
+		 ORDER BY m.digest`, repo, d, oci.ReferrersTag(d), artifactType)
 	all, err = collect(rs, err, func(r row, m *oci.Descriptor) error {
 		var annotations string
 		if err := r.Scan(&m.Digest, &m.MediaType, &m.Size, &m.ArtifactType, &annotations); err != nil || annotations == "" {

@@ -50,9 +50,28 @@ func repo(ctx context.Context, q querier, name string) (r Repo, err error) {
 	return r, err
 }
 
+// Places are those of the repositories that are there, by name.
+func (s *Store) Places(ctx context.Context, names []string) (places map[string]Place, err error) {
+	defer wrap(&err, "meta.Places(%d names)", len(names))
+	list, err := jsonText(append([]string{}, names...)) // none is [], not null
+	if err != nil {
+		return nil, err
+	}
+	rs, err := s.db.Query(ctx, `
+		SELECT `+placeColumns+`, r.name
+		  FROM repos r JOIN projects p ON p.id = r.project_id
+		 WHERE r.name IN (SELECT d.value FROM {each $1} AS d)`, list)
+	found, err := collect(rs, err, func(r row, one *Repo) error { return r.Scan(one.dest(&one.Name)...) })
+	places = make(map[string]Place, len(found))
+	for _, r := range found {
+		places[r.Name] = r.Place
+	}
+	return places, err
+}
+
 // EnsureRepo returns the repository called name, which it makes when it is not
 // there. A local one's project is made too, private; a proxy's must be there,
-// else ErrNotFound. ErrConflict: the project is of the other kind.
+// else ErrNotFound. ErrOtherKind: the project is of the other kind.
 func (s *Store) EnsureRepo(ctx context.Context, name string, kind Kind) (r Repo, err error) {
 	defer wrap(&err, "meta.EnsureRepo(%q, %s)", name, kind)
 	if r, err = repo(ctx, s.db, name); err == nil {
@@ -98,13 +117,13 @@ func (s *Store) ensureRepo(ctx context.Context, q querier, name string, kind Kin
 	if err := q.QueryRow(ctx, `SELECT kind FROM projects WHERE name = $1`, project).Scan(&other); err != nil {
 		return Repo{}, err
 	}
-	return Repo{}, ErrConflict
+	return Repo{}, ErrOtherKind
 }
 
 // must refuses a repository that is not of the kind meant.
 func (p Place) must(kind Kind) error {
 	if p.Kind != kind {
-		return ErrConflict
+		return ErrOtherKind
 	}
 	return nil
 }

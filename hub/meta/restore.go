@@ -20,8 +20,8 @@ func (e *TakenError) Error() string {
 }
 
 // restoreBatch is how many rows are read at a time: they have manifests' bodies
-// in them.
-const restoreBatch = 100
+// in them, of up to 4 MiB each.
+const restoreBatch = 10
 
 // RestoreTrash puts back what a deletion took. ErrNotFound: there is no such
 // deletion, or its time is over. A [TakenError]: a tag points elsewhere
@@ -35,10 +35,13 @@ func (s *Store) RestoreTrash(ctx context.Context, op string, force bool) (err er
 		if err := x.hold(ctx, op); err != nil {
 			return err
 		}
+		// As of one moment: all rows of a deletion are of one, and their time is over
+		// for all or for none.
+		begun := s.trashBegun()
 		for last := int64(0); ; {
 			rs, err := q.Query(ctx, `
 				SELECT id, kind, repo_id, name, digest, media_type, size_bytes, created_at, last_pull_at, body FROM trash
-				 WHERE op = $1 AND id > $2 AND deleted_at >= $3 ORDER BY id LIMIT $4 {for update}`, op, last, s.trashBegun(), restoreBatch)
+				 WHERE op = $1 AND id > $2 AND deleted_at >= $3 ORDER BY id LIMIT $4 {for update}`, op, last, begun, restoreBatch)
 			batch, err := collect(rs, err, scanTrash)
 			if err != nil {
 				return err
@@ -116,8 +119,14 @@ func (x *restoration) row(ctx context.Context, t trashRow) error {
 		return err
 	}
 	refs := refsOf(links)
-	blobs := slices.DeleteFunc(slices.Clone(refs), func(f ref) bool { return f.kind != refBlob })
+	blobs := slices.DeleteFunc(slices.Clone(refs), func(f ref) bool { return f.kind != refBlob || f.foreign })
 	if err := x.blobs(ctx, blobs); err != nil {
+		return err
+	}
+	// The trash kept the foreign layers that the repository had. It is given none:
+	// it may never have had it, and a manifest can name others' blobs so.
+	foreign := slices.DeleteFunc(slices.Clone(refs), func(f ref) bool { return !f.foreign })
+	if _, err := x.s.missing(ctx, x.q, t.repoID, foreign); err != nil {
 		return err
 	}
 	for _, f := range refs {
@@ -172,7 +181,7 @@ func (x *restoration) settle(ctx context.Context) error {
 }
 
 func (x *restoration) tag(ctx context.Context, t trashRow) error {
-	at := ref{oci.Descriptor{MediaType: t.mediaType, Digest: t.digest, Size: t.sizeBytes}, refChild}
+	at := ref{Descriptor: oci.Descriptor{MediaType: t.mediaType, Digest: t.digest, Size: t.sizeBytes}, kind: refChild}
 	missing, err := x.s.missing(ctx, x.q, x.repoID, []ref{at})
 	if err != nil {
 		return err

@@ -478,3 +478,29 @@ func TestRestoreGivesBlobsBack(t *testing.T) {
 	must(t, s.RestoreTrash(t.Context(), trashed(t, s).Op, false))
 	must(t, second(s.RepoBlob(t.Context(), app, m.Links.Blobs[0].Digest)))
 }
+
+// A deletion's time does not end amid its restoration: what had not been read by
+// then would be gone from the trash, and back nowhere.
+func TestRestoreIsOfOneMoment(t *testing.T) {
+	c := newClock()
+	s := newStore(t, c)
+	all := make(map[string]NewManifest)
+	for i := range 2*restoreBatch + 1 {
+		name := fmt.Sprintf("img%d", i)
+		all[name] = put(t, s, app, name, name, "")
+	}
+	before := contents(t, s, app, all)
+	op, _, _, err := s.DeleteRepo(t.Context(), app, "ann", false)
+	must(t, err)
+	c.pass(s.gc.TrashFor - time.Millisecond)
+	now := s.now
+	s.now = func() time.Time {
+		c.pass(400 * time.Microsecond)
+		return now()
+	}
+	must(t, s.RestoreTrash(t.Context(), op, false))
+	s.now = now
+	if got := contents(t, s, app, all); got != before {
+		t.Errorf("restored:\n%s, want\n%s", got, before)
+	}
+}

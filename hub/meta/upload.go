@@ -17,13 +17,14 @@ type Upload struct {
 	Alg         string // of the digest that is computed on the way
 	HashState   []byte // at OffsetBytes
 	DriverState []byte // at OffsetBytes: what who writes the bytes needs to go on; nil before the first
+	StateBytes  int64  // how long DriverState is in the row: of more than 64 KiB HoldUpload gives the start, [Store.UploadState] all
 	StartedAt   time.Time
 	UpdatedAt   time.Time
 }
 
 // CreateUpload notes a new upload to repo, a local repository that it makes
 // when need be; u's RepoID and times are set here. A crash of the machine may
-// undo it, and then the client begins anew. ErrConflict: repo is a proxy's.
+// undo it, and then the client begins anew. ErrOtherKind: repo is a proxy's.
 func (s *Store) CreateUpload(ctx context.Context, repo string, u Upload) (err error) {
 	defer wrap(&err, "meta.CreateUpload(%q)", repo)
 	n, err := s.insertUpload(ctx, s.db, repo, u)
@@ -51,9 +52,19 @@ func (s *Store) insertUpload(ctx context.Context, q querier, repo string, u Uplo
 
 const uploadColumns = `u.id, u.repo_id, u.storage_key, u.offset_bytes, u.alg, u.started_at, u.updated_at`
 
-// uploadStates are read only to go on with the upload: they may be as long as a
-// part of an object.
-const uploadStates = `, u.hash_state, u.driver_state`
+// uploadStates are read only to go on with the upload. They may be as long as a
+// part of an object: who reads that sees to it that there is memory for it.
+const uploadStates = `, u.hash_state, substr(u.driver_state, 1, 66000), coalesce(length(u.driver_state), 0)`
+
+func (u *Upload) states() []any { return []any{&u.HashState, &u.DriverState, &u.StateBytes} }
+
+// UploadState returns the whole DriverState of an upload that this replica
+// holds. ErrNotFound: it is gone, or held no longer.
+func (s *Store) UploadState(ctx context.Context, id string) (state []byte, err error) {
+	defer wrap(&err, "meta.UploadState(%q)", id)
+	err = s.db.QueryRow(ctx, `SELECT driver_state FROM uploads WHERE id = $1 AND holder = $2`, id, s.holder()).Scan(&state)
+	return state, err
+}
 
 func (u *Upload) dest(more ...any) []any {
 	return append([]any{&u.ID, &u.RepoID, &u.StorageKey, &u.OffsetBytes, &u.Alg, micros{&u.StartedAt}, micros{&u.UpdatedAt}}, more...)
@@ -82,8 +93,8 @@ func (s *Store) SaveUpload(ctx context.Context, u Upload, from int64, leave bool
 	}
 	n, err := s.db.Exec(ctx, `
 		UPDATE uploads SET offset_bytes = $3, hash_state = $4, driver_state = $5, updated_at = $6, holder = $7
-		 WHERE id = $1 AND offset_bytes = $2 AND holder = $8 AND NOT doomed`,
-		u.ID, from, u.OffsetBytes, u.HashState, u.DriverState, s.nowMicros(), holder, s.holder())
+		 WHERE id = $1 AND offset_bytes = $2 AND holder = $8 AND storage_key = $9 AND NOT doomed`,
+		u.ID, from, u.OffsetBytes, u.HashState, u.DriverState, s.nowMicros(), holder, s.holder(), u.StorageKey)
 	switch {
 	case err != nil:
 		return err
@@ -93,6 +104,36 @@ func (s *Store) SaveUpload(ctx context.Context, u Upload, from int64, leave bool
 		s.holds.row(u.ID, false)
 	}
 	return nil
+}
+
+// MoveUpload is SaveUpload where the bytes are now at another key than from's: u
+// is stored as it is, where the row says from. The old key is doomed, as an
+// upload whose id it is: its bytes may be deleted, and then [Store.DeleteUpload]
+// forgets it. The hold goes on.
+func (s *Store) MoveUpload(ctx context.Context, u, from Upload) (err error) {
+	defer wrap(&err, "meta.MoveUpload(%q, %s, %s)", u.ID, from.StorageKey, u.StorageKey)
+	return s.write(ctx, func(q querier) error {
+		n, err := q.Exec(ctx, `
+			UPDATE uploads SET storage_key = $4, offset_bytes = $5, hash_state = $6, driver_state = $7, updated_at = $8
+			 WHERE id = $1 AND offset_bytes = $2 AND storage_key = $3 AND holder = $9 AND NOT doomed`,
+			u.ID, from.OffsetBytes, from.StorageKey, u.StorageKey, u.OffsetBytes, u.HashState, u.DriverState, s.nowMicros(), s.holder())
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return notHeld(ctx, q, u.ID)
+		}
+		return s.doomKey(ctx, q, u, from.StorageKey)
+	})
+}
+
+// doomKey notes that what is at key, where u's bytes were until now, is to be
+// deleted.
+func (s *Store) doomKey(ctx context.Context, q querier, u Upload, key string) error {
+	_, err := q.Exec(ctx, `
+		INSERT INTO uploads (id, repo_id, storage_key, offset_bytes, alg, hash_state, started_at, updated_at, doomed)
+		VALUES ($1, $2, $1, 0, $3, $4, $5, 0, TRUE)`, key, u.RepoID, u.Alg, []byte{}, s.nowMicros())
+	return err
 }
 
 // notHeld says why an upload could not be changed: it is gone, or it is there
@@ -127,10 +168,12 @@ func (s *Store) CommitUpload(ctx context.Context, u Upload, d oci.Digest, sizeBy
 		}
 		var n int64
 		if won {
-			n, err = q.Exec(ctx, `DELETE FROM uploads WHERE id = $1 AND holder = $2 AND NOT doomed`, u.ID, s.holder())
+			n, err = q.Exec(ctx, `
+				DELETE FROM uploads WHERE id = $1 AND holder = $2 AND storage_key = $3 AND NOT doomed`, u.ID, s.holder(), u.StorageKey)
 		} else {
 			n, err = q.Exec(ctx, `
-				UPDATE uploads SET doomed = TRUE, updated_at = 0 WHERE id = $1 AND holder = $2 AND NOT doomed`, u.ID, s.holder())
+				UPDATE uploads SET doomed = TRUE, updated_at = 0
+				 WHERE id = $1 AND holder = $2 AND storage_key = $3 AND NOT doomed`, u.ID, s.holder(), u.StorageKey)
 		}
 		if err == nil && n == 0 {
 			return notHeld(ctx, q, u.ID)

@@ -1,6 +1,8 @@
 package meta
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -17,9 +19,15 @@ import (
 func everythingOfUploads(t *testing.T, s *Store, d oci.Digest) {
 	ctx := t.Context()
 	must(t, s.CreateUpload(ctx, "team/uploads", Upload{ID: "u", StorageKey: "b/u", HashState: []byte("state")}))
-	u, err := s.HoldUpload(ctx, "team/uploads", "u")
+	u, err := s.HoldUpload(ctx, "team/uploads", "u", nil)
 	must(t, err)
 	must(t, s.SaveUpload(ctx, u, 0, false))
+	must(t, second(s.UploadState(ctx, "u")))
+	moved := u
+	moved.StorageKey = "b/moved"
+	must(t, s.MoveUpload(ctx, moved, u))
+	u = moved
+	must(t, s.DeleteUpload(ctx, "b/u"))
 	if won, err := s.CommitUpload(ctx, u, d, 5); won || err != nil {
 		t.Errorf("CommitUpload of what is here = %v, %v", won, err)
 	}
@@ -42,7 +50,7 @@ func startUpload(t *testing.T, s *Store, id string) {
 // held is an upload to team/app that s holds.
 func held(t *testing.T, s *Store, id string) Upload {
 	t.Helper()
-	u, err := s.HoldUpload(t.Context(), "team/app", id)
+	u, err := s.HoldUpload(t.Context(), "team/app", id, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +71,7 @@ func TestUpload(t *testing.T) {
 	startUpload(t, s, "u1")
 	_, err := s.Upload(ctx, "team/other", "u1")
 	wantErr(t, "Upload by another repository", err, ErrNotFound)
-	_, err = s.HoldUpload(ctx, "team/other", "u1")
+	_, err = s.HoldUpload(ctx, "team/other", "u1", nil)
 	wantErr(t, "HoldUpload by another repository", err, ErrNotFound)
 	c.pass(time.Hour)
 	u := held(t, s, "u1")
@@ -123,7 +131,7 @@ func TestUploadOfWhatIsHere(t *testing.T) {
 	must(t, s.ReleaseUpload(ctx, "u2"))
 	_, err := s.Upload(ctx, "team/app", "u2")
 	wantErr(t, "Upload of a doomed one", err, ErrNotFound)
-	_, err = s.HoldUpload(ctx, "team/app", "u2")
+	_, err = s.HoldUpload(ctx, "team/app", "u2", nil)
 	wantErr(t, "HoldUpload of a doomed one", err, ErrNotFound)
 	wantErr(t, "SaveUpload of a doomed one", s.SaveUpload(ctx, u, 0, false), ErrNotFound)
 	_, err = s.CommitUpload(ctx, u, d, 5)
@@ -186,7 +194,7 @@ func TestOneHolds(t *testing.T) {
 		for i := range 10 {
 			wg.Go(func() {
 				s := stores[i%len(stores)]
-				u, err := s.HoldUpload(ctx, "team/app", "u")
+				u, err := s.HoldUpload(ctx, "team/app", "u", nil)
 				mu.Lock()
 				defer mu.Unlock()
 				switch {
@@ -261,7 +269,7 @@ func TestHoldOfTheDead(t *testing.T) {
 		}
 		holdFor(t, s, id, tt.holder)
 		begin := time.Now()
-		u, err := s.HoldUpload(ctx, "team/app", id)
+		u, err := s.HoldUpload(ctx, "team/app", id, nil)
 		took := time.Since(begin)
 		wantErr(t, "HoldUpload of what is held by one "+tt.holder, err, tt.want)
 		if u.ID != id || tt.waits != (took > 500*time.Millisecond) {
@@ -281,13 +289,13 @@ func TestHoldOfTheDead(t *testing.T) {
 	ghost(t, s, "paused", 1200*time.Millisecond)
 	holdFor(t, s, "u", "paused")
 	time.AfterFunc(200*time.Millisecond, func() { ghost(t, s, "paused", 0) })
-	_, err := s.HoldUpload(ctx, "team/app", "u")
+	_, err := s.HoldUpload(ctx, "team/app", "u", nil)
 	wantErr(t, "HoldUpload of what one holds that was only slow", err, ErrHeld)
 
 	ghost(t, s, "paused", 1100*time.Millisecond)
 	gone, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
-	_, err = s.HoldUpload(gone, "team/app", "u")
+	_, err = s.HoldUpload(gone, "team/app", "u", nil)
 	wantErr(t, "HoldUpload for a client that leaves", err, context.DeadlineExceeded)
 }
 
@@ -307,7 +315,7 @@ func TestLostHold(t *testing.T) {
 	_, err := s.LiveBlob(ctx, digestOf("x"))
 	wantErr(t, "LiveBlob of what was not committed", err, ErrNotFound)
 	must(t, s.ReleaseUpload(ctx, "u"))
-	_, err = s.HoldUpload(ctx, "team/app", "u")
+	_, err = s.HoldUpload(ctx, "team/app", "u", nil)
 	wantErr(t, "HoldUpload after that", err, ErrHeld)
 }
 
@@ -369,7 +377,7 @@ func TestStuckHold(t *testing.T) {
 	gone, cancel := context.WithCancel(ctx)
 	cancel()
 	wantErr(t, "ReleaseUpload", s.ReleaseUpload(gone, "u"), context.Canceled)
-	_, err := other.HoldUpload(ctx, "team/app", "u")
+	_, err := other.HoldUpload(ctx, "team/app", "u", nil)
 	wantErr(t, "HoldUpload by another replica", err, ErrHeld)
 
 	held(t, s, "u") // here it is nobody's
@@ -410,5 +418,110 @@ func TestReposWithBlob(t *testing.T) {
 		if err != nil || !slices.Equal(got, tt.want) {
 			t.Errorf("ReposWithBlob(%s, %q, %d) = %q, %v; want %q", tt.d, tt.project, tt.n, got, err, tt.want)
 		}
+	}
+}
+
+// A long state is read when there is memory for it, and not with the row.
+func TestLongState(t *testing.T) {
+	s := newStore(t, nil)
+	startUpload(t, s, "u")
+	u := held(t, s, "u")
+	state := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	u.HashState, u.DriverState = []byte{}, state
+	must(t, s.SaveUpload(t.Context(), u, 0, false))
+	must(t, s.ReleaseUpload(t.Context(), "u"))
+	u = held(t, s, "u")
+	if u.StateBytes != 1<<20 || len(u.DriverState) < 64<<10 || len(u.DriverState) > 80<<10 || !bytes.HasPrefix(state, u.DriverState) {
+		t.Errorf("HoldUpload gives %d of %d bytes", len(u.DriverState), u.StateBytes)
+	}
+	if all, err := s.UploadState(t.Context(), "u"); err != nil || !bytes.Equal(all, state) {
+		t.Errorf("UploadState = %d bytes, %v", len(all), err)
+	}
+	_, err := s.UploadState(t.Context(), "none")
+	wantErr(t, "UploadState of none", err, ErrNotFound)
+}
+
+// Of an upload that goes on at a new key the old one is deleted, and forgotten, as
+// what is left of any upload.
+func TestMoveUpload(t *testing.T) {
+	s := newStore(t, nil)
+	ctx := t.Context()
+	startUpload(t, s, "u")
+	was := held(t, s, "u")
+	u := was
+	u.StorageKey, u.OffsetBytes, u.HashState, u.DriverState = "b/new", 3, []byte{}, []byte("state")
+	must(t, s.MoveUpload(ctx, u, was))
+	wantErr(t, "MoveUpload again", s.MoveUpload(ctx, u, was), ErrHeld)
+	wantErr(t, "SaveUpload at the old key", s.SaveUpload(ctx, was, 3, false), ErrHeld)
+	wantErr(t, "CommitUpload of the old key", second(s.CommitUpload(ctx, Upload{ID: "u", RepoID: u.RepoID, StorageKey: "b/u"}, digestOf("x"), 1)), ErrHeld)
+	if all, err := s.StaleUploads(ctx, time.UnixMicro(1), 10); err != nil || !slices.Equal(all, []string{"b/u"}) {
+		t.Errorf("to be deleted are %v, %v; want the old key", all, err)
+	}
+	old, err := s.HoldStaleUpload(ctx, "b/u", time.UnixMicro(1))
+	if err != nil || old.StorageKey != "b/u" {
+		t.Errorf("HoldStaleUpload of the old key = %+v, %v", old, err)
+	}
+	must(t, s.DeleteUpload(ctx, "b/u"))
+	must(t, s.SaveUpload(ctx, u, 3, true))
+	must(t, s.ReleaseUpload(ctx, "u"))
+	if u = held(t, s, "u"); u.StorageKey != "b/new" || string(u.DriverState) != "state" {
+		t.Errorf("after it: %+v", u)
+	}
+	if won, err := s.CommitUpload(ctx, u, digestOf("x"), 1); err != nil || !won {
+		t.Errorf("CommitUpload = %v, %v", won, err)
+	}
+}
+
+// What is taken from a dead replica goes on where that one does not write.
+func TestTakenOverElsewhere(t *testing.T) {
+	only(t, "postgres")
+	s := newStore(t, nil)
+	ctx := t.Context()
+	for _, tt := range []struct {
+		holder, key, want string
+		doomed            []string
+	}{
+		{"", "b/new", "b/u", nil},
+		{"never heard of", "", "b/u", nil}, // where it may not be moved
+		{"never heard of", "b/new", "b/new", []string{"b/u"}},
+	} {
+		startUpload(t, s, "u")
+		holdFor(t, s, "u", tt.holder)
+		u, err := s.HoldUpload(ctx, "team/app", "u", func(u Upload) string { return cmp.Or(tt.key, u.StorageKey) })
+		if err != nil || u.StorageKey != tt.want {
+			t.Errorf("taken from %q: %+v, %v; want it at %s", tt.holder, u, err, tt.want)
+		}
+		if all, err := s.StaleUploads(ctx, time.UnixMicro(1), 10); err != nil || !slices.Equal(all, tt.doomed) {
+			t.Errorf("taken from %q: to be deleted are %v, %v; want %v", tt.holder, all, err, tt.doomed)
+		}
+		must(t, s.DoomUpload(ctx, "u"))
+		must(t, s.DeleteUpload(ctx, "u"))
+		must(t, s.ReleaseUpload(ctx, "u"))
+	}
+}
+
+// A hold of which the answer was lost ends too.
+func TestHoldWithoutAnswer(t *testing.T) {
+	only(t, "postgres")
+	dsn := newDSN(t)
+	s, other := openStore(t, dsn, nil), openStore(t, dsn, nil)
+	ctx := t.Context()
+	must(t, s.StartReplica(ctx, "", "test"))
+	for what, hold := range map[string]func(context.Context) error{
+		"HoldUpload":      func(ctx context.Context) error { return second(s.HoldUpload(ctx, "team/app", "u", nil)) },
+		"HoldStaleUpload": func(ctx context.Context) error { return second(s.HoldStaleUpload(ctx, "u", s.Now().Add(time.Hour))) },
+	} {
+		startUpload(t, s, "u")
+		gone, cancel := context.WithCancel(ctx)
+		cancel()
+		wantErr(t, what, hold(gone), context.Canceled)
+		holdFor(t, s, "u", s.ReplicaID()) // as it may have done
+		_, err := other.HoldUpload(ctx, "team/app", "u", nil)
+		wantErr(t, "HoldUpload by another replica", err, ErrHeld)
+		must(t, s.ReleaseStuck(ctx))
+		held(t, other, "u")
+		must(t, other.DoomUpload(ctx, "u"))
+		must(t, other.DeleteUpload(ctx, "u"))
+		must(t, other.ReleaseUpload(ctx, "u"))
 	}
 }

@@ -78,7 +78,7 @@ func (p *Proxy) stored(ctx context.Context, repo string, row meta.GrantedBlob) (
 	b.Visibility = p.seen(row.Visibility)
 	if p.o.Redirect != nil && p.o.Redirect(ctx, row.Place) {
 		b.Redirect = func(ctx context.Context) (string, error) {
-			return p.blobs.store.keys.URL(ctx, row.StorageKey, urlTTL)
+			return p.blobs.store.keys.URL(ctx, row.StorageKey, p.o.RedirectFor)
 		}
 	}
 	return b, nil

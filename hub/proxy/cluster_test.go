@@ -52,6 +52,9 @@ type replicaConfig struct {
 	Folder   string // its storage, unless there is another
 	S3       *blob.S3Config
 	Upstream string
+	// TLS and KeyFile are for what the others reach it by; clients come without.
+	TLS     PeerTLS
+	KeyFile string
 
 	keys  blob.Store
 	token string // "" for the right one
@@ -61,7 +64,8 @@ type replicaConfig struct {
 // replica is one of several hubs that share a database.
 type replica struct {
 	*Proxy
-	srv *httptest.Server
+	srv  *httptest.Server
+	peer *httptest.Server // for the others; nil: srv is
 }
 
 // peerToken is what the replicas of these tests know each other by.
@@ -91,7 +95,7 @@ func startReplica(ctx context.Context, c replicaConfig) (_ *replica, err error) 
 	}
 	log := slog.New(slog.NewTextHandler(c.log, &slog.HandlerOptions{Level: slog.LevelDebug})).With("replica", rows.ReplicaID()[:4])
 	token := cmp.Or(c.token, peerToken)
-	blobs := NewBlobs(rows, c.keys, BlobOptions{Options: pullthrough.Options{Log: log}, Peers: &Peers{Token: func() (string, error) { return token, nil }}})
+	blobs := NewBlobs(rows, c.keys, BlobOptions{Options: pullthrough.Options{Log: log}, Peers: &Peers{Token: func() (string, error) { return token, nil }, TLS: c.TLS}})
 	r.Proxy = New(rows, blobs, Options{Registry: "docker.io", Public: true, Upstream: client, Anonymous: client, Log: log})
 	mux := http.NewServeMux()
 	mux.Handle("/v2/", ociserver.New(r.Proxy, ociserver.Options{}))
@@ -102,7 +106,14 @@ func startReplica(ctx context.Context, c replicaConfig) (_ *replica, err error) 
 		return nil
 	}))
 	r.srv.Config.Handler = mux
-	if err := rows.StartReplica(ctx, "http://"+r.srv.Listener.Addr().String(), "test"); err != nil {
+	url := "http://" + r.srv.Listener.Addr().String()
+	if c.KeyFile != "" {
+		if r.peer, err = serveTLS(mux, c.TLS.CertFile, c.KeyFile); err != nil {
+			return nil, err
+		}
+		url = r.peer.URL
+	}
+	if err := rows.StartReplica(ctx, url, "test"); err != nil {
 		return nil, err
 	}
 	r.srv.Start()
@@ -113,6 +124,10 @@ func startReplica(ctx context.Context, c replicaConfig) (_ *replica, err error) 
 func (r *replica) close() error {
 	r.srv.CloseClientConnections()
 	r.srv.Close()
+	if r.peer != nil {
+		r.peer.CloseClientConnections()
+		r.peer.Close()
+	}
 	r.blobs.Close()
 	return r.rows.Close()
 }

@@ -16,7 +16,7 @@ type Limits struct {
 }
 
 // Evictor keeps the blobs of one proxy within limits. What was used longest
-// ago goes first; what another project may read as well stays.
+// ago goes first; what a local project may read as well stays.
 type Evictor struct {
 	Rows    *meta.Store
 	Keys    blob.Store
@@ -91,7 +91,7 @@ func (e *Evictor) evict(ctx context.Context, before time.Time, enough int64) (fr
 }
 
 // remove deletes doomed blobs' bytes, then their rows. Readers that have one
-// open go on.
+// open go on. What is left, now or by a crash, hub/gc deletes.
 func remove(ctx context.Context, rows *meta.Store, keys blob.Store, doomed []meta.Blob) error {
 	if len(doomed) == 0 {
 		return nil
@@ -100,22 +100,8 @@ func remove(ctx context.Context, rows *meta.Store, keys blob.Store, doomed []met
 	for i, b := range doomed {
 		all[i] = b.StorageKey
 	}
-	if err := keys.Delete(ctx, all...); err != nil {
+	if err := keys.DeleteWhole(ctx, all...); err != nil {
 		return err
 	}
 	return rows.DropBlobs(ctx, doomed...)
-}
-
-// Sweep finishes removals that a crash interrupted.
-func Sweep(ctx context.Context, rows *meta.Store, keys blob.Store) error {
-	for last := int64(0); ; {
-		doomed, err := rows.Doomed(ctx, evictBatch, last)
-		if err != nil || len(doomed) == 0 {
-			return err
-		}
-		if err := remove(ctx, rows, keys, doomed); err != nil {
-			return err
-		}
-		last = doomed[len(doomed)-1].ID
-	}
 }

@@ -213,23 +213,3 @@ func TestReclaimLeavesWhatIsWritten(t *testing.T) {
 		t.Errorf("%d fills after it was given up", fills)
 	}
 }
-
-// A removal that a crash interrupted is finished.
-func TestSweep(t *testing.T) {
-	s := newShelf(t)
-	d := s.fill("doomed")
-	if err := s.rows.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	b, err := s.rows.LiveBlob(t.Context(), d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.now.Add(60)
-	if doomed, err := s.rows.Doom(t.Context(), s.project.ID, b.ID, b.LastUsedAt); err != nil || !doomed {
-		t.Fatalf("Doom = %v, %v", doomed, err)
-	}
-	if err := Sweep(t.Context(), s.rows, s.keys); err != nil || s.files() != 0 {
-		t.Errorf("%v, %d files", err, s.files())
-	}
-}

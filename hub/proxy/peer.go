@@ -121,6 +121,8 @@ func (f flushed) ReadFrom(r io.Reader) (int64, error) {
 type Peers struct {
 	// Token is shown to them: it proves that we are one of them.
 	Token func() (string, error)
+	// TLS is how they are known; it is not for Client.
+	TLS PeerTLS
 	// Client reaches them; nil is one of [NewPeerTransport].
 	Client *http.Client
 }
@@ -136,7 +138,7 @@ type peers struct {
 func newPeers(p Peers) *peers {
 	if p.Client == nil {
 		p.Client = &http.Client{
-			Transport:     NewPeerTransport(),
+			Transport:     NewPeerTransport(p.TLS),
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // the token is not for others
 		}
 	}
@@ -163,10 +165,11 @@ func (p *peers) shuns(replica string) bool {
 
 // NewPeerTransport is for connections to other replicas. It is patient: that
 // one is dead is learnt from the database.
-func NewPeerTransport() *http.Transport {
+func NewPeerTransport(p PeerTLS) *http.Transport {
+	d := &net.Dialer{Timeout: 3 * time.Second, KeepAlive: 5 * time.Second} // with TLS its handshake too
 	return &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 5 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   3 * time.Second,
+		DialContext:           d.DialContext,
+		DialTLSContext:        p.dial(d),
 		ResponseHeaderTimeout: askTimeout + 5*time.Second, // the other's own wait for the upstream, and a margin
 		MaxIdleConnsPerHost:   16,
 		IdleConnTimeout:       30 * time.Second,

@@ -49,7 +49,10 @@ type Options struct {
 	// Redirect says whether whoever asks may be sent to the storage itself for a
 	// blob that is found at this place; nil sends nobody.
 	Redirect func(ctx context.Context, p meta.Place) bool
-	Log      *slog.Logger
+	// RedirectFor is how long they may take to come to the storage, or to come
+	// back to it for another range; 0 is 15 minutes.
+	RedirectFor time.Duration
+	Log         *slog.Logger
 }
 
 // Proxy implements [oci.Registry] for one upstream: pulls and lists. Pushes
@@ -70,6 +73,9 @@ var _ oci.Registry = (*Proxy)(nil)
 func New(rows *meta.Store, blobs *Blobs, o Options) *Proxy {
 	if o.Path == "" {
 		o.Path = oci.RegistryPath(o.Registry)
+	}
+	if o.RedirectFor == 0 {
+		o.RedirectFor = 15 * time.Minute
 	}
 	p := &Proxy{
 		readOnly: readOnly{o.Registry}, o: o, rows: rows, blobs: blobs, recent: blobs.recent,

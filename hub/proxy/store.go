@@ -105,9 +105,6 @@ func (s *store) Open(ctx context.Context, d oci.Digest) (*oci.Blob, error) {
 	return s.open(ctx, row)
 }
 
-// urlTTL is how long a client may take to begin with a GET at the storage.
-const urlTTL = 10 * time.Minute
-
 // open opens a stored blob.
 func (s *store) open(ctx context.Context, row meta.Blob) (*oci.Blob, error) {
 	content, err := s.keys.Open(ctx, row.StorageKey, row.SizeBytes)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/breakwater-oci/breakwater/hub/blob"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
@@ -20,6 +22,10 @@ type faulty struct {
 	// so many bytes, and one such stretch late.
 	lag int64
 
+	// pause, when not nil, is called before each "create", "commit" and "delete".
+	pause func(op string)
+	opens atomic.Int64 // of what was whole
+
 	mu    sync.Mutex
 	op    string // "create", "write", "save", "commit" or "delete", which then fails
 	after int64  // of a write: once a writer has written so much
@@ -32,7 +38,15 @@ func (f *faulty) fail(op string, after int64, err error) {
 	f.op, f.after, f.err = op, after, err
 }
 
+func (f *faulty) Open(ctx context.Context, key string, sizeBytes int64) (oci.Content, error) {
+	f.opens.Add(1)
+	return f.Store.Open(ctx, key, sizeBytes)
+}
+
 func (f *faulty) at(op string, offset int64) error {
+	if f.pause != nil && op != "write" && op != "save" {
+		f.pause(op)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.op == op && (op != "write" || offset >= f.after) {
@@ -352,12 +366,94 @@ func TestGoOnWithLessThanIsWhole(t *testing.T) {
 // half finishes an upload as far as the store goes, and no further.
 func half(t *testing.T, r *Registry, id string, rest []byte) {
 	t.Helper()
-	u, err := r.meta.HoldUpload(t.Context(), repo, id)
+	u, err := r.meta.HoldUpload(t.Context(), repo, id, nil)
 	must(t, err)
 	w, err := r.writer(t.Context(), u)
 	must(t, err)
 	must(t, w.readFrom(t.Context(), bytes.NewReader(rest), int64(len(rest))))
 	must(t, w.commit(t.Context()))
-	w.close()
+	w.close(t.Context())
 	must(t, r.meta.ReleaseUpload(t.Context(), id))
+}
+
+// An upload that has moved to a new key and proves wrong leaves nothing at either.
+func TestWrongDigestAfterAMoveLeavesNothing(t *testing.T) {
+	b := ocitest.RandomBytes(1, 100_000)
+	each(t, func(t *testing.T, fresh func(t *testing.T) backing) {
+		r, f := newFaulty(t, fresh(t))
+		for _, state := range []string{"begun", "whole"} {
+			appendState(t, r, f, state, ocitest.RandomBytes(2, 1<<20))
+			all, err := r.meta.StaleUploads(t.Context(), time.Now().Add(1000*time.Hour), 1)
+			must(t, err)
+			_, err = r.FinishUpload(t.Context(), repo, all[0], oci.FromBytes(b), -1, bytes.NewReader(b), -1)
+			wantCode(t, "FinishUpload", err, oci.DigestInvalid)
+			if keys := files(t, r); len(keys) != 0 {
+				t.Errorf("%s: keys left: %v", state, keys)
+			}
+			if left, err := r.meta.StaleUploads(t.Context(), time.Now().Add(1000*time.Hour), 100); err != nil || len(left) > 0 {
+				t.Errorf("%s: uploads left: %v, %v", state, left, err)
+			}
+		}
+	})
+}
+
+// What was sent as one stream, and is then sent more of without a range, is copied
+// once, however many pieces follow.
+func TestPiecesAfterAStreamCopyOnce(t *testing.T) {
+	each(t, func(t *testing.T, fresh func(t *testing.T) backing) {
+		r, f := newFaulty(t, fresh(t))
+		const first = 6 << 20
+		b := ocitest.RandomBytes(1, first+20)
+		u := startUpload(t, r)
+		_, err := r.AppendUpload(t.Context(), repo, u.ID, -1, bytes.NewReader(b[:first]), -1)
+		must(t, err)
+		for i := first; i < len(b); i++ {
+			_, err = r.AppendUpload(t.Context(), repo, u.ID, -1, bytes.NewReader(b[i:i+1]), -1)
+			must(t, err)
+		}
+		_, err = r.FinishUpload(t.Context(), repo, u.ID, oci.FromBytes(b), -1, nil, 0)
+		must(t, err)
+		if n := f.opens.Load(); n > 1 {
+			t.Errorf("what was whole was read %d times", n)
+		}
+		if keys := files(t, r); len(keys) != 1 {
+			t.Errorf("%d keys hold the one blob", len(keys))
+		}
+		wantBlob(t, r, repo, b)
+	})
+}
+
+// Many uploads in chunks that fill no part take turns at the memory.
+func TestManyTails(t *testing.T) {
+	back := bucket(t, "postgres")
+	back.S3.Budget = 16 << 20
+	var s3 *blob.S3
+	back.wrap = func(s blob.Store) blob.Store {
+		s3, _ = s.(*blob.S3)
+		return s
+	}
+	r := back.registry(t, newClock())
+	var wg sync.WaitGroup
+	for i := range 30 {
+		wg.Go(func() {
+			b := ocitest.RandomBytes(uint64(i), 3*4_500_000)
+			u, err := r.StartUpload(t.Context(), repo, "")
+			for range 3 {
+				if err == nil {
+					u, err = r.AppendUpload(t.Context(), repo, u.ID, u.OffsetBytes, bytes.NewReader(b[u.OffsetBytes:][:4_500_000]), 4_500_000)
+				}
+			}
+			if err == nil {
+				_, err = r.FinishUpload(t.Context(), repo, u.ID, oci.FromBytes(b), u.OffsetBytes, nil, 0)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if st := s3.Stats(); st.PeakBufferBytes > back.S3.Budget || st.PeakBufferBytes < back.S3.Budget/2 || st.BufferBytes != 0 {
+		t.Errorf("%+v, want at most %d bytes at a time, and none at the end", st, back.S3.Budget)
+	}
+	wantBlob(t, r, repo, ocitest.RandomBytes(29, 3*4_500_000))
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"sync"
-	"time"
 
 	"github.com/breakwater-oci/breakwater/hub/meta"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
@@ -67,10 +66,6 @@ func (r *Registry) Stat(ctx context.Context, repo string, d oci.Digest) (oci.Blo
 	return info(b), nil
 }
 
-// redirectTTL is how long a client may take to follow a redirect, or to come
-// back to it for another range.
-const redirectTTL = 15 * time.Minute
-
 // Blob implements [oci.Puller].
 func (r *Registry) Blob(ctx context.Context, repo string, d oci.Digest) (*oci.Blob, error) {
 	b, err := r.blob(ctx, repo, d)
@@ -82,7 +77,7 @@ func (r *Registry) Blob(ctx context.Context, repo string, d oci.Digest) (*oci.Bl
 		return &oci.Blob{
 			BlobInfo: info(b),
 			Content:  &lateContent{open: func(ctx context.Context) (oci.Content, error) { return r.open(ctx, repo, b) }},
-			Redirect: func(ctx context.Context) (string, error) { return r.blobs.URL(ctx, b.StorageKey, redirectTTL) },
+			Redirect: func(ctx context.Context) (string, error) { return r.blobs.URL(ctx, b.StorageKey, r.redirectFor) },
 		}, nil
 	}
 	c, err := r.open(ctx, repo, b)

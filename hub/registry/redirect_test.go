@@ -65,6 +65,14 @@ func TestRedirect(t *testing.T) {
 		t.Errorf("Redirect = %q, %v; want %q", url, err, want)
 	}
 	must(t, got.Close())
+	shorter := New(store, r.meta, Options{Now: c.now, Redirect: func(context.Context, meta.Place) bool { return true }, RedirectFor: time.Minute})
+	brief, err := shorter.Blob(t.Context(), repo, d)
+	must(t, err)
+	url, err = brief.Redirect(t.Context())
+	if want := "https://bucket.example/" + key + "?for=1m0s"; url != want || err != nil {
+		t.Errorf("Redirect = %q, %v; want %q", url, err, want)
+	}
+	must(t, brief.Close())
 	if store.opened != 0 {
 		t.Error("the bytes were opened, and not read")
 	}

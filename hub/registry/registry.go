@@ -30,6 +30,9 @@ type Options struct {
 	// Redirect says whether a blob found in a place may be answered for by
 	// sending the client to the store, where that can be reached. nil: never.
 	Redirect func(ctx context.Context, p meta.Place) bool
+	// RedirectFor is how long a client may take to follow a redirect, or to come
+	// back to it for another range; 0 is 15 minutes.
+	RedirectFor time.Duration
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	// Log hears of what did not keep a client from its answer; nil drops it.
@@ -39,24 +42,28 @@ type Options struct {
 // Registry is the local projects of the hub. A repository's project is the
 // first segment of its name, and is made by the first push to it, private.
 type Registry struct {
-	blobs     blob.Store
-	meta      *meta.Store
-	proxies   []string
-	ttl       time.Duration
-	redirect  func(context.Context, meta.Place) bool
-	now       func() time.Time
-	log       *slog.Logger
-	noteEvery time.Duration // as the constant says
+	blobs       blob.Store
+	meta        *meta.Store
+	proxies     []string
+	ttl         time.Duration
+	redirect    func(context.Context, meta.Place) bool
+	redirectFor time.Duration
+	now         func() time.Time
+	log         *slog.Logger
+	noteEvery   time.Duration // as the constant says
 }
 
 var _ oci.Registry = (*Registry)(nil)
 
 // New returns the registry of what is in blobs and in store.
 func New(blobs blob.Store, store *meta.Store, o Options) *Registry {
-	r := &Registry{blobs: blobs, meta: store, proxies: o.Proxies, ttl: o.UploadTTL, redirect: o.Redirect, now: o.Now, log: o.Log,
+	r := &Registry{blobs: blobs, meta: store, proxies: o.Proxies, ttl: o.UploadTTL, redirect: o.Redirect, redirectFor: o.RedirectFor, now: o.Now, log: o.Log,
 		noteEvery: noteEvery}
 	if r.ttl == 0 {
 		r.ttl = 24 * time.Hour
+	}
+	if r.redirectFor == 0 {
+		r.redirectFor = 15 * time.Minute
 	}
 	if r.now == nil {
 		r.now = time.Now
@@ -108,10 +115,10 @@ func notHeld(err error) error {
 	return absent(err, oci.BlobUploadUnknown)
 }
 
-// refused makes of meta.ErrConflict, the name being a proxy's, what the client
+// refused makes of meta.ErrOtherKind, the name being a proxy's, what the client
 // is told; other errors stay.
 func refused(err error, repo string) error {
-	if errors.Is(err, meta.ErrConflict) {
+	if errors.Is(err, meta.ErrOtherKind) {
 		return deniedToProxy(meta.ProjectName(repo))
 	}
 	return err

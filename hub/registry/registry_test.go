@@ -2,6 +2,7 @@ package registry
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -69,6 +70,16 @@ func TestVisibilityIsTheProjects(t *testing.T) {
 		if head.Bytes != nil {
 			t.Error("Resolve read the body")
 		}
+	}
+}
+
+// Not all that the database refuses is a push to a proxy.
+func TestRefused(t *testing.T) {
+	err := refused(fmt.Errorf("meta.PutManifest: %w", meta.ErrOtherKind), repo)
+	wantCode(t, "with a project of the other kind", err, oci.Denied)
+	broken := fmt.Errorf("meta.PutManifest: %w: a broken key", meta.ErrConflict)
+	if err := refused(broken, repo); err != broken {
+		t.Errorf("of a broken key is told: %v", err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/breakwater-oci/breakwater/hub/blob"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 )
@@ -151,7 +152,7 @@ func TestReplicaTakenForDead(t *testing.T) {
 			must(t, err)
 
 			// As far as the rows say it is dead.
-			_, err = sql.Exec(t.Context(), `UPDATE uploads SET holder = ''`)
+			_, err = sql.Exec(t.Context(), `UPDATE uploads SET holder = 'dead'`)
 			must(t, err)
 			rest := b[tt.saved:]
 			if tt.whole {
@@ -179,6 +180,100 @@ func TestReplicaTakenForDead(t *testing.T) {
 			wantBlob(t, all[1], repo, b)
 		})
 	}
+}
+
+// A replica that stands still before it writes to the bucket, or deletes from it, is
+// taken for dead. When it goes on, the blob that another has made of the upload
+// meanwhile stays as it is.
+func TestPausedReplicaWakesUp(t *testing.T) {
+	const size = 2 << 20 // less than a part, so that it is one object by one request
+	b, other := ocitest.RandomBytes(1, size), ocitest.RandomBytes(2, size)
+	for _, state := range []string{"nothing", "a little", "begun", "less than a part", "whole"} {
+		for _, op := range []string{"create", "commit", "delete"} {
+			t.Run(state+", "+op, func(t *testing.T) {
+				back := bucket(t, "postgres")
+				alive := back.registry(t, newClock())
+				f := new(faulty)
+				back.wrap = func(s blob.Store) blob.Store {
+					f.Store = s
+					return f
+				}
+				paused := back.registry(t, newClock())
+				saved := appendState(t, paused, f, state, b)
+				u, err := paused.meta.StaleUploads(t.Context(), time.Now().Add(time.Hour), 1)
+				must(t, err)
+				id := u[0]
+
+				arrived, wake := make(chan struct{}), make(chan struct{})
+				var once sync.Once
+				f.pause = func(at string) {
+					if at == op {
+						once.Do(func() {
+							close(arrived)
+							<-wake
+						})
+					}
+				}
+				mine := append(bytes.Clone(b[:saved]), other[saved:]...)
+				done := make(chan error, 1)
+				go func() {
+					_, err := paused.FinishUpload(t.Context(), repo, id, oci.FromBytes(mine), saved, bytes.NewReader(mine[saved:]), size-saved)
+					done <- err
+				}()
+				select {
+				case <-arrived:
+				case err := <-done: // it has nothing of the kind to do
+					must(t, err)
+					return
+				}
+				sql, err := pgx.Connect(t.Context(), back.DSN)
+				must(t, err)
+				defer sql.Close(t.Context())
+				must(t, second(sql.Exec(t.Context(), `UPDATE uploads SET holder = 'dead' WHERE id = $1 AND NOT doomed`, id)))
+				_, err = alive.FinishUpload(t.Context(), repo, id, oci.FromBytes(b), saved, bytes.NewReader(b[saved:]), size-saved)
+				if oci.CodeOf(err) == oci.UploadOutOfOrder { // its bytes are in the row by now
+					close(wake)
+					wantCode(t, "what the replica did after it was taken for dead", <-done, oci.Unavailable)
+					return
+				}
+				must(t, err)
+
+				close(wake)
+				wantCode(t, "what the replica did after it was taken for dead", <-done, oci.BlobUploadUnknown)
+				wantBlob(t, alive, repo, b)
+				must(t, alive.Reap(t.Context()))
+				wantBlob(t, alive, repo, b)
+			})
+		}
+	}
+}
+
+// appendState makes an upload of the start of b, in one of the states that its row
+// can be in, and returns how much that is.
+func appendState(t *testing.T, r *Registry, f *faulty, state string, b []byte) (saved int64) {
+	t.Helper()
+	u := startUpload(t, r)
+	add := func(n, off int64) {
+		t.Helper()
+		_, err := r.AppendUpload(t.Context(), repo, u.ID, off, bytes.NewReader(b[:n]), n)
+		must(t, err)
+		saved = n
+	}
+	switch state {
+	case "a little":
+		add(100, 0)
+	case "begun":
+		add(100, 0)
+		f.fail("create", 0, &oci.Error{Code: oci.Unavailable})
+		_, err := r.AppendUpload(t.Context(), repo, u.ID, 100, bytes.NewReader(nil), 6<<20)
+		wantCode(t, "AppendUpload", err, oci.Unavailable)
+		f.fail("", 0, nil)
+	case "less than a part":
+		add(1<<20, 0)
+	case "whole":
+		add(1<<20, -1)
+	}
+	return saved
 }
 
 // An upload is removed once, by whichever replica.

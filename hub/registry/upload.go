@@ -16,7 +16,11 @@ import (
 
 // An upload is a row and, once it is not small any more, a key in the store; the
 // row is there first and gone last, so that no crash leaves bytes nobody knows
-// of. Offset, hash state and what the storage driver needs are noted in the row
+// of. One replica at a time writes to a key: who takes an upload from another, and
+// who finds bytes there that nobody knows how to go on with, goes on at a new key
+// where that can be. For a replica that was only taken for dead may still write
+// and delete at the old one. (Parts of an object it can send at most: the list of
+// them that the upload ends with tells them apart.) Offset, hash state and what the storage driver needs are noted in the row
 // at the end of each request, of a long one meanwhile, when the bytes are where
 // they can be gone on with: from there it goes on, after a restart and at
 // another replica too.
@@ -32,6 +36,9 @@ const (
 	// commitTimeout bounds how long a store may take to make a key whole. Of
 	// thousands of parts an object store makes one for minutes.
 	commitTimeout = 10 * time.Minute
+	// tailTimeout bounds how long what fills no part waits to be saved: for the
+	// parts before it, and for its turn at the memory.
+	tailTimeout = 5 * time.Minute
 	// noteEvery is how often it is noted how far a long request has come. The
 	// note holds the names of all parts.
 	noteEvery = time.Second
@@ -85,9 +92,9 @@ func (r *Registry) AppendUpload(ctx context.Context, repo, id string, off int64,
 	if err != nil {
 		return oci.Upload{}, err
 	}
-	defer w.close()
+	defer w.close(ctx)
 	cut := w.readFrom(ctx, body, size)
-	err = w.save(ctx, cut == nil && off < 0)
+	err = w.save(ctx, cut == nil && off < 0 && w.first)
 	if cut != nil {
 		r.unsaved(err)
 		err = cut
@@ -118,7 +125,7 @@ func (r *Registry) FinishUpload(ctx context.Context, repo, id string, d oci.Dige
 	if err != nil {
 		return oci.Descriptor{}, err
 	}
-	defer w.close()
+	defer w.close(ctx)
 	if body != nil {
 		if cut := w.readFrom(ctx, body, size); cut != nil {
 			r.unsaved(w.save(ctx, false))
@@ -129,7 +136,7 @@ func (r *Registry) FinishUpload(ctx context.Context, repo, id string, d oci.Dige
 	case err != nil:
 		return oci.Descriptor{}, fmt.Errorf("hash upload: %w", err)
 	case got != d:
-		r.drop(ctx, u)
+		r.drop(ctx, w.row) // which may have another key by now
 		return oci.Descriptor{}, oci.Errorf(oci.DigestInvalid, "the digest of the %d bytes uploaded is %s", w.offset, got)
 	}
 	if err := w.commit(ctx); err != nil {
@@ -177,7 +184,17 @@ func (r *Registry) CancelUpload(ctx context.Context, repo, id string) error {
 // hold takes an upload for one request, which is to begin at off, until
 // release.
 func (r *Registry) hold(ctx context.Context, repo, id string, off int64) (meta.Upload, error) {
-	u, err := r.meta.HoldUpload(ctx, repo, id)
+	var was string
+	u, err := r.meta.HoldUpload(ctx, repo, id, func(u meta.Upload) string {
+		if was = ""; r.inKey(u.DriverState) {
+			return u.StorageKey
+		}
+		was = u.StorageKey
+		return blob.NewKey()
+	})
+	if err == nil && was != "" {
+		r.forget(ctx, was)
+	}
 	switch {
 	case errors.Is(err, meta.ErrHeld):
 		return u, &oci.Error{Code: oci.UploadOutOfOrder, Message: "another request is writing to the upload", Detail: status(u), Err: err}
@@ -214,6 +231,13 @@ func (r *Registry) erase(ctx context.Context, u meta.Upload) error {
 		return fmt.Errorf("delete upload: %w", err)
 	}
 	return r.meta.DeleteUpload(ctx, u.ID)
+}
+
+// forget erases a key that an upload has left, and which is doomed.
+func (r *Registry) forget(ctx context.Context, key string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	r.tidied(r.erase(ctx, meta.Upload{ID: key, StorageKey: key}))
 }
 
 // drop is remove where the client's answer does not depend on it.

@@ -365,7 +365,7 @@ func TestReap(t *testing.T) {
 		more(held)
 		c.pass(23 * time.Hour)
 		more(going)
-		must(t, second(r.meta.HoldUpload(t.Context(), repo, held.ID))) // a request that takes very long
+		must(t, second(r.meta.HoldUpload(t.Context(), repo, held.ID, nil))) // a request that takes very long
 		c.pass(2 * time.Hour)
 		must(t, r.Reap(t.Context()))
 		_, err := r.UploadStatus(t.Context(), repo, old.ID)

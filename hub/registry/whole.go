@@ -70,15 +70,22 @@ func (w *writer) lost(ctx context.Context, err error) error {
 	return &oci.Error{Code: oci.Unavailable, Message: "the upload was about to end: ask where it ends, and go on from there", Err: err}
 }
 
-// reopen makes the store go on with what is whole. Who sends a blob as one
-// stream and then another piece of it is rare, and so this may be dear.
+// reopen makes the store go on with what is whole: a file under its key, where it
+// can be longer any time; an object, which cannot, as a copy under a new key. The
+// row gets that key with the first of it that is saved, and what is whole stays
+// until then. Who sends a blob as one stream and then another piece of it is rare,
+// and so this may be dear; but it is once for an upload, since only a first stream
+// is made whole.
 func (w *writer) reopen(ctx context.Context) error {
-	to, err := w.r.blobs.Create(ctx, w.row.StorageKey)
-	switch {
-	case errors.Is(err, fs.ErrExist): // a file, which can be longer any time
-		to, err = w.r.blobs.Resume(ctx, w.row.StorageKey, w.offset, nil)
-	case err == nil: // what is whole stays until it is replaced
-		if err = w.copyTo(ctx, to); err != nil {
+	to, err := w.r.blobs.Resume(ctx, w.row.StorageKey, w.offset, nil)
+	if errors.Is(err, errors.ErrUnsupported) {
+		if w.key == w.row.StorageKey || w.asked {
+			w.key = blob.NewKey()
+		}
+		if to, err = w.r.blobs.Create(ctx, w.key); err == nil {
+			err = w.copyTo(ctx, to)
+		}
+		if err != nil && to != nil {
 			err = errors.Join(err, to.Close())
 		}
 	}

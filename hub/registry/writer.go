@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,7 +46,11 @@ const (
 // for one goroutine.
 type writer struct {
 	r   *Registry
-	row meta.Upload // as it is stored
+	row meta.Upload // as it is stored, but for a state that is long
+	key string      // where w writes: the row's key, or one that is not in it yet
+	// asked: the row was asked to have that one, and may by now.
+	asked bool
+	first bool // nothing was in the store when the request began
 
 	hash   resumable
 	offset int64
@@ -68,17 +73,60 @@ type point struct {
 
 // writer takes an upload up where its row says it ends.
 func (r *Registry) writer(ctx context.Context, row meta.Upload) (w *writer, err error) {
-	w = &writer{r: r, row: row, offset: row.OffsetBytes, noted: time.Now()}
+	w = &writer{r: r, row: row, key: row.StorageKey, offset: row.OffsetBytes, noted: time.Now()}
 	if w.hash, err = newHash(row.Alg); err == nil {
 		err = w.hash.UnmarshalBinary(row.HashState)
 	}
-	if err == nil && len(row.DriverState) > 0 {
-		err = w.restore(ctx, row.DriverState[0], row.DriverState[1:])
+	if err == nil {
+		err = w.load(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("upload %s: %w", row.ID, err)
 	}
+	w.first = w.w == nil && !w.whole
 	return w, nil
+}
+
+// load goes on from the row's state. One that is long holds bytes that fill no
+// part: it is read only when there is memory for it.
+func (w *writer) load(ctx context.Context) error {
+	state := w.row.DriverState
+	if w.row.StateBytes > int64(len(state)) {
+		free, err := w.r.blobs.Reserve(ctx, 2*w.row.StateBytes) // the database's driver has a copy of its own
+		if err != nil {
+			return err
+		}
+		defer free()
+		if state, err = w.r.meta.UploadState(ctx, w.row.ID); err != nil {
+			return notHeld(err)
+		}
+	}
+	if len(state) == 0 {
+		return nil
+	}
+	w.row.DriverState = short(state)
+	return w.restore(ctx, state[0], state[1:])
+}
+
+// short is a state as it is kept while the upload is worked on: of one that the
+// store goes on from only what it is.
+func short(state []byte) []byte {
+	if state[0] == inStore {
+		return []byte{inStore}
+	}
+	return state
+}
+
+// inKey says whether a state, or the start of a long one, speaks of bytes that
+// are at the upload's key, and nowhere else.
+func (r *Registry) inKey(state []byte) bool {
+	switch {
+	case len(state) == 0, state[0] == inRow, state[0] == begun:
+		return false
+	case state[0] == inStore:
+		return r.blobs.InKey(state[1:])
+	}
+	return true
 }
 
 func (w *writer) restore(ctx context.Context, kind byte, state []byte) (err error) {
@@ -120,11 +168,11 @@ func (w *writer) begin(ctx context.Context, n int64) (err error) {
 		}
 	}
 	if w.stale {
-		if err := w.r.blobs.Delete(ctx, w.row.StorageKey); err != nil {
+		if err := w.move(ctx); err != nil {
 			return err
 		}
 	}
-	to, err := w.r.blobs.Create(ctx, w.row.StorageKey)
+	to, err := w.r.blobs.Create(ctx, w.key)
 	if errors.Is(err, fs.ErrExist) && !w.stale { // left by a crash
 		w.stale = true
 		return w.begin(ctx, n)
@@ -144,6 +192,18 @@ func (w *writer) begin(ctx context.Context, n int64) (err error) {
 		return errors.Join(err, to.Close())
 	}
 	w.w, w.tail = to, nil
+	return nil
+}
+
+// move leaves what the store may hold, of which the row needs nothing, for a new
+// key.
+func (w *writer) move(ctx context.Context) error {
+	next := w.row
+	next.StorageKey = blob.NewKey()
+	if err := w.put(ctx, next, false); err != nil {
+		return err
+	}
+	w.key = next.StorageKey
 	return nil
 }
 
@@ -299,7 +359,8 @@ func (w *writer) checkpoint(ctx context.Context) error {
 	}
 	w.latest, w.noted = nil, time.Now()
 	next := w.row
-	next.OffsetBytes, next.HashState, next.DriverState = at.offset, w.marks.take(at.offset), append([]byte{inStore}, at.state...)
+	next.StorageKey = w.key
+	next.OffsetBytes, next.HashState, next.DriverState = at.offset, w.marks.take(at.offset), slices.Insert(at.state, 0, inStore)
 	if next.HashState == nil || at.offset <= w.row.OffsetBytes {
 		return nil
 	}
@@ -331,7 +392,8 @@ func (w *writer) save(ctx context.Context, whole bool) (err error) {
 		if err != nil {
 			return fmt.Errorf("save upload: %w", errors.Join(w.lost(ctx, err), w.checkpoint(ctx)))
 		}
-		next.DriverState = append([]byte{inStore}, state...)
+		next.StorageKey = w.key
+		next.DriverState = slices.Insert(state, 0, inStore) // for which there is room in it
 	}
 	if next.HashState, err = w.hash.MarshalBinary(); err != nil {
 		return err
@@ -340,20 +402,35 @@ func (w *writer) save(ctx context.Context, whole bool) (err error) {
 }
 
 func (w *writer) saveInStore(ctx context.Context) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tailTimeout)
 	defer cancel()
 	return w.w.Save(ctx)
 }
 
-// put stores next as the row. With leave the hold ends.
+// put stores next as the row. With leave the hold ends, unless next has another
+// key.
 func (w *writer) put(ctx context.Context, next meta.Upload, leave bool) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
-	err := w.r.meta.SaveUpload(ctx, next, w.row.OffsetBytes, leave)
-	if err == nil {
-		w.row = next
+	was := w.row
+	var err error
+	if next.StorageKey == was.StorageKey {
+		err = w.r.meta.SaveUpload(ctx, next, was.OffsetBytes, leave)
+	} else {
+		w.asked = true
+		err = w.r.meta.MoveUpload(ctx, next, was)
 	}
-	return notHeld(err)
+	if err != nil {
+		return notHeld(err)
+	}
+	w.row = next
+	if len(next.DriverState) > 0 {
+		w.row.DriverState = short(next.DriverState)
+	}
+	if next.StorageKey != was.StorageKey {
+		w.r.forget(ctx, was.StorageKey)
+	}
+	return nil
 }
 
 // commit makes what was written whole and durable.
@@ -374,6 +451,9 @@ func (w *writer) commit(ctx context.Context) error {
 		}
 	}
 	err := w.w.Commit(ctx)
+	if err == nil && w.key != w.row.StorageKey {
+		return w.moveWhole(ctx)
+	}
 	if err == nil {
 		return nil
 	}
@@ -383,12 +463,30 @@ func (w *writer) commit(ctx context.Context) error {
 	return w.lost(ctx, err)
 }
 
-// close frees what is open. What was saved stays.
-func (w *writer) close() {
-	if w.w == nil {
-		return
+// moveWhole makes the row speak of the key that was made whole in place of its
+// own.
+func (w *writer) moveWhole(ctx context.Context) (err error) {
+	next := w.row
+	next.StorageKey, next.OffsetBytes, next.DriverState = w.key, w.offset, []byte{isWhole}
+	if next.HashState, err = w.hash.MarshalBinary(); err != nil {
+		return err
 	}
-	if err := w.w.Close(); err != nil {
+	return w.put(ctx, next, false)
+}
+
+// close frees what is open. What was saved stays; a key that no row was ever
+// asked to have is nobody's.
+func (w *writer) close(ctx context.Context) {
+	var err error
+	if w.w != nil {
+		err = w.w.Close()
+	}
+	if w.key != w.row.StorageKey && !w.asked {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+		defer cancel()
+		err = errors.Join(err, w.r.blobs.Delete(ctx, w.key))
+	}
+	if err != nil {
 		w.r.log.Warn("cannot close an upload", "err", err)
 	}
 }

@@ -21,15 +21,20 @@ const (
 
 // Options of [Serve]. The zero value works: HTTP, 30 s of grace, no log.
 type Options struct {
+	// Delay is how long connections are still taken when stopping, for whoever
+	// sends them to notice that this server is not ready any more. 0 is none.
+	Delay time.Duration
 	Grace time.Duration // for running requests when stopping; 0 means 30 s
 	TLS   TLSFiles      // HTTPS when a certificate is named
 	Log   *slog.Logger  // of what net/http and the certificates have to say; nil: none
 }
 
-// Serve answers connections of ln with h until ctx ends. Then it accepts no
-// more, lets running requests finish for o.Grace, cuts those that have not
-// (their contexts end), and closes ln. It returns when all handlers have, or
-// a few seconds after they were cut: nil when none had to be.
+// Serve answers connections of ln with h until ctx ends, and for o.Delay after
+// that, each answer telling its client to use another connection next time
+// ("Connection: close", or GOAWAY). Then it accepts no more, lets running
+// requests finish for o.Grace, cuts those that have not (their contexts end),
+// and closes ln. It returns when all handlers have, or a few seconds after they
+// were cut: nil when none had to be.
 //
 // There is no limit to the time of a whole request, since layers are large and
 // links slow; handlers set deadlines as they make progress. Request contexts
@@ -44,10 +49,14 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o Options) erro
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	var running atomic.Int64
+	var stopping atomic.Bool
 	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			running.Add(1)
 			defer running.Add(-1)
+			if stopping.Load() {
+				w.Header().Set("Connection", "close")
+			}
 			h.ServeHTTP(w, r)
 		}),
 		ReadHeaderTimeout: readHeaderTimeout,
@@ -69,11 +78,22 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o Options) erro
 
 	failed := make(chan error, 1)
 	go func() { failed <- serve(ln) }()
-	select {
-	case err := <-failed:
+	ended := func(err error) error {
 		srv.Close()
 		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+	}
+	select {
+	case err := <-failed:
+		return ended(err)
 	case <-ctx.Done():
+	}
+	if o.Delay > 0 {
+		stopping.Store(true)
+		select {
+		case err := <-failed:
+			return ended(err)
+		case <-time.After(o.Delay):
+		}
 	}
 	grace, cancel := context.WithTimeout(base, o.Grace)
 	defer cancel()

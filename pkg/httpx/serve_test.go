@@ -1,6 +1,7 @@
 package httpx
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -90,6 +91,69 @@ func TestServeDrains(t *testing.T) {
 			t.Errorf("%v: %q", err, all)
 		}
 		if err := <-done; err != nil || time.Since(began) > 30*time.Second {
+			t.Errorf("Serve: %v after %v", err, time.Since(began))
+		}
+	})
+}
+
+// With a delay the server goes on taking connections for that long, and asks
+// clients to come by another one; only then it drains.
+func TestServeDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, stop, done := serving(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "served") }, Options{Delay: 10 * time.Second})
+		kept, idle := p.dial(t, oneRequest), p.dial(t, oneRequest)
+		answer := func(conn net.Conn) *http.Response {
+			t.Helper()
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err := io.ReadAll(res.Body); err != nil || string(body) != "served" {
+				t.Errorf("%q, %v", body, err)
+			}
+			return res
+		}
+		if answer(kept).Close || answer(idle).Close {
+			t.Error("an answer closes the connection before the stop")
+		}
+		began := time.Now()
+		stop()
+		time.Sleep(9 * time.Second)
+		if _, err := io.WriteString(kept, oneRequest); err != nil {
+			t.Fatal(err)
+		}
+		for what, conn := range map[string]net.Conn{"a connection that was there": kept, "a new connection": p.dial(t, oneRequest)} {
+			if !answer(conn).Close {
+				t.Errorf("%s is to be used again", what)
+			}
+			if n, err := conn.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
+				t.Errorf("%s after its answer: %d bytes, %v", what, n, err)
+			}
+		}
+		select {
+		case <-p.closed:
+			t.Errorf("nothing is accepted %v after the stop", time.Since(began))
+		default:
+		}
+		if n, err := idle.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) || time.Since(began) != 10*time.Second {
+			t.Errorf("a connection that asks for nothing: %d bytes, %v after %v", n, err, time.Since(began))
+		}
+		<-p.closed
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A listener that fails within the delay is not waited for.
+func TestServeListenerFailsWithinDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, stop, done := serving(t, http.NotFound, Options{Delay: time.Hour})
+		began := time.Now()
+		stop()
+		synctest.Wait()
+		p.Close()
+		if err := <-done; !errors.Is(err, net.ErrClosed) || time.Since(began) > 0 {
 			t.Errorf("Serve: %v after %v", err, time.Since(began))
 		}
 	})

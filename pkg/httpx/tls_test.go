@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log/slog"
 	"math/big"
@@ -18,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -215,5 +217,59 @@ func TestServeTLS(t *testing.T) {
 	stop()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// While the server waits before it drains, HTTP/2 clients are served and told to
+// connect anew.
+func TestServeDelayHTTP2(t *testing.T) {
+	files := tempFiles(t)
+	roots := x509.NewCertPool()
+	roots.AddCert(writePair(t, files, 1).Leaf)
+	ln, err := Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- Serve(ctx, ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) }), Options{TLS: files, Delay: time.Hour})
+	}()
+	var dials atomic.Int32
+	transport := &http.Transport{
+		ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: roots},
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			dials.Add(1)
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", ln.Addr().String())
+		},
+	}
+	defer transport.CloseIdleConnections()
+	get := func() {
+		t.Helper()
+		res, err := (&http.Client{Transport: transport}).Get("https://localhost/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		if body, err := io.ReadAll(res.Body); err != nil || string(body) != "HTTP/2.0" {
+			t.Fatalf("%q, %v", body, err)
+		}
+	}
+	for range 20 {
+		get()
+	}
+	if n := dials.Load(); n != 1 {
+		t.Errorf("%d connections before the stop, want 1", n)
+	}
+	stop()
+	for end := time.Now().Add(10 * time.Second); dials.Load() == 1; get() {
+		if time.Now().After(end) {
+			t.Fatal("the connection is still used after the stop")
+		}
+	}
+	ln.Close()
+	if err := <-done; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Serve: %v", err)
 	}
 }

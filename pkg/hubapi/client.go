@@ -60,7 +60,7 @@ func (c *Client) Projects(ctx context.Context) ([]Project, error) {
 	return all[Project](ctx, c, PathProjects, url.Values{})
 }
 
-// PutProject makes a local project or changes it.
+// PutProject makes a local project, or changes what is given of one.
 func (c *Client) PutProject(ctx context.Context, name string, spec ProjectSpec) (p Project, err error) {
 	return p, c.do(ctx, http.MethodPut, strings.Replace(PathProject, "{name}", url.PathEscape(name), 1), spec, &p)
 }

@@ -14,9 +14,12 @@ const PathGC = "/api/v1/gc"
 // GC is what garbage collection is at, of the replica that answers, and has
 // before it, of the whole hub.
 type GC struct {
-	Running bool    `json:"running"`
-	Last    *GCPass `json:"last,omitempty" doc:"the last pass that ended; absent before the first"`
-	Garbage Garbage `json:"garbage"`
+	Running      bool       `json:"running"`
+	RunningSince *time.Time `json:"runningSince,omitempty" doc:"when the pass that runs began"`
+	Last         *GCPass    `json:"last,omitempty" doc:"the last pass that ended; absent before the first"`
+	Garbage      Garbage    `json:"garbage"`
+	// Untagged is what only [Client.GCWhole] asks for.
+	Untagged *int64 `json:"untagged,omitempty" doc:"manifests that go to the trash in the next whole pass, because nothing holds them; when asked for"`
 
 	DelaySeconds      int64 `json:"delaySeconds" doc:"how long a blob is kept that no manifest names yet"`
 	QuarantineSeconds int64 `json:"quarantineSeconds" doc:"how long one that is nobody's is kept all the same"`
@@ -42,6 +45,8 @@ type GCPass struct {
 // Garbage is what there is to collect.
 type Garbage struct {
 	TrashDue         int64 `json:"trashDue" doc:"tags and manifests whose time in the trash is over"`
+	TrashBlobs       int64 `json:"trashBlobs" doc:"blobs that only these keep: they go a delay and a quarantine later"`
+	TrashBytes       int64 `json:"trashBytes"`
 	Leased           int64 `json:"leased" doc:"blobs that no manifest names yet, kept for a push under way"`
 	LeasedBytes      int64 `json:"leasedBytes"`
 	Due              int64 `json:"due" doc:"blobs that go into quarantine in the next pass"`
@@ -56,6 +61,12 @@ type Garbage struct {
 // GC says what garbage collection is at.
 func (c *Client) GC(ctx context.Context) (g GC, err error) {
 	return g, c.do(ctx, http.MethodGet, PathGC, nil, &g)
+}
+
+// GCWhole is [Client.GC] with what is to be done once a day: the hub looks at
+// all its manifests.
+func (c *Client) GCWhole(ctx context.Context) (g GC, err error) {
+	return g, c.do(ctx, http.MethodGet, PathGC+"?whole=true", nil, &g)
 }
 
 // RunGC has garbage collected now; whole: with what is done once a day. It does

@@ -72,10 +72,11 @@ type Project struct {
 	CreatedAt time.Time `json:"createdAt"`
 }
 
-// ProjectSpec makes or changes a local project.
+// ProjectSpec makes a local project, or changes one: what is absent stays as it
+// is. Of a proxy's, Redirect alone can be changed.
 type ProjectSpec struct {
-	Public   bool   `json:"public" doc:"anyone may pull"`
-	Redirect string `json:"redirect,omitempty" enum:",on,off" doc:"send clients to the object storage for blobs; absent: as the hub is configured"`
+	Public   *bool   `json:"public,omitempty" doc:"anyone may pull; a new project is private"`
+	Redirect *string `json:"redirect,omitempty" enum:",on,off" doc:"send clients to the object storage for blobs; empty: as the hub is configured"`
 }
 
 // Page is a part of a list: what comes after the last one in it is asked for

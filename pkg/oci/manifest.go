@@ -1,10 +1,13 @@
 package oci
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -15,6 +18,10 @@ type Descriptor = ocispec.Descriptor
 // MaxManifestBytes is the largest manifest taken or fetched. The spec asks
 // registries for at least 4 MiB; containerd skips larger ones.
 const MaxManifestBytes = 4 << 20
+
+// MaxDescriptors is how many layers, or manifests of an index, a manifest may
+// list. Images have some hundred at most; what is read into memory is bounded.
+const MaxDescriptors = 10_000
 
 // Media types of manifests.
 const (
@@ -41,7 +48,7 @@ type Links struct {
 	MediaType    string       // as the body says, else as it was sent
 	ArtifactType string       // of the manifest, or its config's media type
 	Blobs        []Descriptor // config first, then layers; foreign layers left out
-	Foreign      []Descriptor // layers with URLs, from which they are fetched instead
+	Foreign      []Descriptor // layers with URLs, where they can be fetched too: a registry may have them or not
 	Children     []Descriptor // an index's manifests
 	Subject      *Descriptor
 	Annotations  map[string]string
@@ -57,12 +64,14 @@ func ParseManifest(sentType string, body []byte) (Links, error) {
 		MediaType     string            `json:"mediaType"`
 		ArtifactType  string            `json:"artifactType"`
 		Config        *Descriptor       `json:"config"`
-		Layers        []Descriptor      `json:"layers"`
-		Manifests     []Descriptor      `json:"manifests"`
+		Layers        descriptors       `json:"layers"`
+		Manifests     descriptors       `json:"manifests"`
 		Subject       *Descriptor       `json:"subject"`
 		Annotations   map[string]string `json:"annotations"`
 	}
-	if err := json.Unmarshal(body, &m); err != nil {
+	if err := json.Unmarshal(body, &m); errors.Is(err, errDescriptors) {
+		return Links{}, Errorf(ManifestInvalid, "the manifest lists more than %d layers or manifests", MaxDescriptors)
+	} else if err != nil {
 		return Links{}, &Error{Code: ManifestInvalid, Message: "the manifest is not JSON of the expected shape: " + err.Error(), Err: err}
 	}
 	l := Links{MediaType: m.MediaType, ArtifactType: m.ArtifactType, Subject: m.Subject, Annotations: m.Annotations}
@@ -104,18 +113,67 @@ func ParseManifest(sentType string, body []byte) (Links, error) {
 	return l, l.check()
 }
 
-func (l Links) check() error {
-	all := slices.Concat(l.Blobs, l.Children)
-	if l.Subject != nil {
-		all = append(all, *l.Subject)
+// descriptors are a manifest's list of them, read one by one: in 4 MiB of "{}"
+// there are more than a million.
+type descriptors []Descriptor
+
+var errDescriptors = errors.New("more descriptors than are allowed")
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *descriptors) UnmarshalJSON(text []byte) error {
+	*l = nil
+	dec := json.NewDecoder(bytes.NewReader(text))
+	switch t, err := dec.Token(); {
+	case err != nil || t == nil: // null
+		return err
+	case t != json.Delim('['):
+		return fmt.Errorf("want a list of descriptors, not %.20s", text)
 	}
-	for i, d := range all {
-		if _, err := ParseDigest(d.Digest.String()); err != nil {
-			return &Error{Code: ManifestInvalid, Message: fmt.Sprintf("descriptor %d: %v", i, err), Err: err}
+	for dec.More() {
+		if len(*l) == MaxDescriptors {
+			*l = nil
+			return errDescriptors
 		}
-		if d.Size < 0 {
-			return Errorf(ManifestInvalid, "descriptor %s: size %d is negative", d.Digest, d.Size)
+		var d Descriptor
+		if err := dec.Decode(&d); err != nil {
+			return err
 		}
+		*l = append(*l, d)
+	}
+	return nil
+}
+
+func (l Links) check() error {
+	if err := checkType(l.ArtifactType); err != nil {
+		return err
+	}
+	for _, list := range [][]Descriptor{l.Blobs, l.Foreign, l.Children} {
+		for i, d := range list {
+			if err := checkDescriptor(i, d); err != nil {
+				return err
+			}
+		}
+	}
+	if l.Subject != nil {
+		return checkDescriptor(0, *l.Subject)
+	}
+	return nil
+}
+
+func checkDescriptor(i int, d Descriptor) error {
+	if _, err := ParseDigest(d.Digest.String()); err != nil {
+		return &Error{Code: ManifestInvalid, Message: fmt.Sprintf("descriptor %d: %v", i, err), Err: err}
+	}
+	if d.Size < 0 {
+		return Errorf(ManifestInvalid, "descriptor %s: size %d is negative", d.Digest, d.Size)
+	}
+	return checkType(d.MediaType)
+}
+
+// checkType refuses what is no text: databases do not take it.
+func checkType(mediaType string) error {
+	if strings.ContainsFunc(mediaType, unicode.IsControl) {
+		return Errorf(ManifestInvalid, "the media type %.80q holds a control character", mediaType)
 	}
 	return nil
 }

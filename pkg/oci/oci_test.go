@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -96,6 +97,14 @@ func TestParseManifest(t *testing.T) {
 		{"both", MediaTypeIndex, `{"schemaVersion":2,"manifests":[],"config":` + desc + `}`, "no config"},
 		{"bad digest", MediaTypeIndex, `{"schemaVersion":2,"manifests":[{"digest":"sha256:zz","size":1}]}`, "descriptor 0"},
 		{"negative size", MediaTypeIndex, `{"schemaVersion":2,"manifests":[{"digest":"` + sha + `","size":-1}]}`, "negative"},
+		{"null lists", MediaTypeImage, `{"schemaVersion":2,"config":` + desc + `,"layers":null,"manifests":null}`, ""},
+		{"no list", MediaTypeImage, `{"schemaVersion":2,"config":` + desc + `,"layers":` + desc + `}`, "want a list"},
+		{"a list of others", MediaTypeImage, `{"schemaVersion":2,"config":` + desc + `,"layers":["x"]}`, "not JSON of the expected shape"},
+		{"as many as may be", MediaTypeIndex, `{"schemaVersion":2,"manifests":[` + desc + strings.Repeat(","+desc, MaxDescriptors-1) + `]}`, ""},
+		{"one more", MediaTypeIndex, `{"schemaVersion":2,"manifests":[` + desc + strings.Repeat(","+desc, MaxDescriptors) + `]}`, "more than 10000 layers"},
+		{"a type that is no text", MediaTypeIndex, `{"schemaVersion":2,"manifests":[{"mediaType":"a\u0000b","digest":"` + sha + `","size":1}]}`, "control character"},
+		{"an artifact's type that is no text", MediaTypeImage, `{"schemaVersion":2,"artifactType":"a\u0000b","config":` + desc + `}`, "control character"},
+		{"a foreign layer's digest", MediaTypeImage, `{"schemaVersion":2,"config":` + desc + `,"layers":[{"digest":"x","size":1,"urls":["u"]}]}`, "descriptor 0"},
 	} {
 		l, err := ParseManifest(tt.sent, []byte(tt.body))
 		switch {
@@ -106,6 +115,18 @@ func TestParseManifest(t *testing.T) {
 		case tt.name == "image" && (len(l.Blobs) != 2 || l.ArtifactType != "x/y"):
 			t.Errorf("%s: %+v", tt.name, l)
 		}
+	}
+}
+
+// What 4 MiB of the smallest descriptors cost before they are refused.
+func TestManyDescriptorsCostLittle(t *testing.T) {
+	body := []byte(`{"schemaVersion":2,"manifests":[{}` + strings.Repeat(",{}", MaxManifestBytes/3-20) + `]}`)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := ParseManifest(MediaTypeIndex, body)
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; CodeOf(err) != ManifestInvalid || used > 32<<20 {
+		t.Errorf("%v, after %d MiB of allocations", err, used>>20)
 	}
 }
 

@@ -65,7 +65,7 @@ func (s *Server) page(w *response, r *http.Request, q Request, path string, list
 		ask = 1 // nothing is wanted, but what is not there shall be said
 	}
 	got, err := within(s, w, r, func(ctx context.Context) (p names, err error) {
-		p.list, p.more, err = list(ctx, ask, q.Query.Get("last"))
+		p.list, p.more, err = list(ctx, ask, asText(q.Query.Get("last")))
 		return p, err
 	}, nothing)
 	switch {
@@ -84,6 +84,12 @@ func (s *Server) page(w *response, r *http.Request, q Request, path string, list
 		w.Header().Set("Link", "<"+path+"?"+next.Encode()+`>; rel="next"`)
 	}
 	return got.list, nil
+}
+
+// asText is v with a replacement for each byte that is no text: databases do not
+// take it, and nothing is called so.
+func asText(v string) string {
+	return strings.ToValidUTF8(strings.ReplaceAll(v, "\x00", "\uFFFD"), "\uFFFD")
 }
 
 // pageSize reads n; 0 leaves it to the registry unless it was given.
@@ -112,7 +118,7 @@ const (
 func (s *Server) listReferrers(w *response, r *http.Request, q Request) error {
 	artifactType := q.Query.Get("artifactType")
 	list, err := within(s, w, r, func(ctx context.Context) ([]oci.Descriptor, error) {
-		return s.reg.Referrers(ctx, q.Repo, q.Digest, artifactType)
+		return s.reg.Referrers(ctx, q.Repo, q.Digest, asText(artifactType))
 	}, nothing)
 	if err != nil {
 		return err

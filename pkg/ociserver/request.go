@@ -126,7 +126,9 @@ func (q *Request) parseLast(last string) (err error) {
 	case Blob, Referrers:
 		q.Digest, err = oci.ParseDigest(last)
 	case Upload:
-		q.UploadID = last
+		if q.UploadID = last; asText(last) != last {
+			err = &oci.Error{Code: oci.BlobUploadUnknown}
+		}
 	}
 	return err
 }

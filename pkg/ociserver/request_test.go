@@ -62,6 +62,8 @@ func TestParse(t *testing.T) {
 		{"/v2/../etc/manifests/v1", req{Kind: ociserver.Manifest, Repo: "../etc"}, oci.NameInvalid},
 		{"/v2//manifests/v1", req{Kind: ociserver.Manifest}, oci.NameInvalid},
 		{"/v2/a" + long + "/tags/list", req{Kind: ociserver.Tags, Repo: "a" + long}, oci.NameInvalid},
+		{"/v2/app/blobs/uploads/%00", req{Kind: ociserver.Upload, Repo: "app", UploadID: "\x00"}, oci.BlobUploadUnknown},
+		{"/v2/app/blobs/uploads/%ff", req{Kind: ociserver.Upload, Repo: "app", UploadID: "\xff"}, oci.BlobUploadUnknown},
 		{"/v2/app/manifests/.v1", req{Kind: ociserver.Manifest, Repo: "app", Ref: oci.Tagged(".v1")}, oci.ManifestUnknown},
 		{"/v2/app/manifests/", req{Kind: ociserver.Manifest, Repo: "app"}, oci.ManifestUnknown},
 		{"/v2/app/manifests/sha256:12", req{Kind: ociserver.Manifest, Repo: "app"}, oci.DigestInvalid},

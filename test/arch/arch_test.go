@@ -17,7 +17,7 @@ const module = "github.com/breakwater-oci/breakwater/"
 // house is decided before it is built.
 var may = map[string][]string{
 	"cmd/breakwater":          {"hub", "nodeagent", "hosts", "policy", "policy/verify", "pkg/*"},
-	"cmd/breakwater-hub":      {"hub", "hub/identity", "pkg/cli", "pkg/config", "pkg/telemetry", "pkg/version"},
+	"cmd/breakwater-hub":      {"hub", "hub/identity", "hub/meta", "pkg/cli", "pkg/config", "pkg/telemetry", "pkg/version"},
 	"cmd/breakwater-verifier": {},
 	"cmd/breakwater-scan":     {"hub/scan/analyze", "hub/scan/scanproto", "pkg/version"},
 	"cmd/breakwater-node":     {"nodeagent", "hosts", "pkg/cli", "pkg/config", "pkg/telemetry", "pkg/version"},

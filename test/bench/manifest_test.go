@@ -20,7 +20,7 @@ func manifests(t *testing.T, r *report) {
 	other := distribution(t)
 	h := startHouse(t, other.URL, "1h")
 	api := hubapi.NewClient(h.hub.URL, "admin", rig.AdminPassword, nil)
-	if _, err := api.PutProject(t.Context(), "bench", hubapi.ProjectSpec{Public: true}); err != nil {
+	if _, err := api.PutProject(t.Context(), "bench", hubapi.ProjectSpec{Public: new(true)}); err != nil {
 		t.Fatal(err)
 	}
 	image := rig.Random(t, "app")

@@ -95,7 +95,7 @@ func tokens(t *testing.T, r *report) {
 func public(t *testing.T, h *rig.Hub, project string) {
 	t.Helper()
 	api := hubapi.NewClient(h.URL, "admin", rig.AdminPassword, nil)
-	if _, err := api.PutProject(t.Context(), project, hubapi.ProjectSpec{Public: true}); err != nil {
+	if _, err := api.PutProject(t.Context(), project, hubapi.ProjectSpec{Public: new(true)}); err != nil {
 		t.Fatal(err)
 	}
 }

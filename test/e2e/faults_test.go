@@ -57,6 +57,7 @@ func failsClearly(t *testing.T, what string, a answer) {
 func TestS3Fails(t *testing.T) {
 	const bounded = 100 * time.Second
 	p, stores := onStores(t, 1, nil)
+	var acked []*testImage
 	for _, tt := range s3Faults {
 		t.Run(tt.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -67,7 +68,8 @@ func TestS3Fails(t *testing.T) {
 			if err := there.push(ctx, c, 1<<20); err != nil {
 				t.Fatal(err)
 			}
-			body := noise(33 << 20)
+			amid := newImage("fault/s3", "1", noise(33<<20))
+			body := amid.blobs[1]
 			u := c.newUpload("fault/s3", body)
 			if err := u.start(ctx); err != nil {
 				t.Fatal(err)
@@ -75,7 +77,7 @@ func TestS3Fails(t *testing.T) {
 			if a := u.chunk(ctx, 7<<20); a.status != http.StatusAccepted {
 				t.Fatalf("the first chunk is %v", a)
 			}
-			acked := u.acked
+			told := u.acked
 
 			stores.Bucket.Set(tt.fault)
 			start := time.Now()
@@ -97,20 +99,32 @@ func TestS3Fails(t *testing.T) {
 			if err := u.resume(ctx); err != nil {
 				t.Fatal(err)
 			}
-			if u.acked < acked {
-				t.Errorf("the upload goes on at %d, %d bytes were acknowledged", u.acked, acked)
+			if u.acked < told {
+				t.Errorf("the upload goes on at %d, %d bytes were acknowledged", u.acked, told)
 			}
 			if a := u.finish(ctx); a.status != http.StatusCreated {
 				t.Fatalf("with S3 back the upload ends by %v", a)
 			}
-			if err := errors.Join(c.pullBlob(ctx, "fault/s3", body), there.pull(ctx, c)); err != nil {
+			if err := errors.Join(amid.pushRest(ctx, c), amid.pull(ctx, c), there.pull(ctx, c)); err != nil {
 				t.Error(err)
 			}
 			if n := c.retries.Load(); n > 0 {
 				t.Errorf("with S3 back %d requests had to be tried again", n)
 			}
+			acked = append(acked, there, amid)
 		})
 	}
+	if !t.Failed() {
+		p.holdsOnly(acked)
+	}
+}
+
+// pushRest pushes what makes an image of a layer that is there: its config and its manifest.
+func (i *testImage) pushRest(ctx context.Context, c *pusher) error {
+	if err := c.pushBlob(ctx, i.repo, i.blobs[0], 1<<20); err != nil {
+		return err
+	}
+	return c.pushManifest(ctx, i.repo, i.tag, i.manifest)
 }
 
 // S3 fails a request now and then, in every way; pushes and pulls come to their end.
@@ -239,15 +253,19 @@ func smallTemp(t *testing.T, size int64) string {
 // What a hub does when there is no room for what is pushed: it says so, keeps what it has acknowledged, goes on serving
 // what it holds, and takes the rest of the upload once there is room.
 func TestNoSpace(t *testing.T) {
+	at := func(p *place, disk string) *place {
+		p.root = filepath.Join(disk, "blobs")
+		return p
+	}
 	for _, tt := range []struct {
 		name  string
 		start func(t *testing.T, disk string) *place
 	}{
 		{"blobs in a folder", func(t *testing.T, disk string) *place {
-			return onDisk(t, rig.Keys{"storage.filesystem.root": filepath.Join(disk, "blobs")})
+			return at(onDisk(t, rig.Keys{"storage.filesystem.root": filepath.Join(disk, "blobs")}), disk)
 		}},
 		{"blobs and database in a folder", func(t *testing.T, disk string) *place {
-			return onDisk(t, rig.Keys{"storage.filesystem.root": filepath.Join(disk, "blobs"), "metadata.dsn": filepath.Join(disk, "hub.db")})
+			return at(onDisk(t, rig.Keys{"storage.filesystem.root": filepath.Join(disk, "blobs"), "metadata.dsn": filepath.Join(disk, "hub.db")}), disk)
 		}},
 		{"S3", func(t *testing.T, disk string) *place {
 			return onThese(t, rig.StartStores(t, rig.StoresOptions{S3Dir: filepath.Join(disk, "s3")}), 1, nil)
@@ -263,7 +281,8 @@ func TestNoSpace(t *testing.T) {
 			if err := there.push(ctx, c, 50<<20); err != nil {
 				t.Fatal(err)
 			}
-			body := noise(30 << 20)
+			more := newImage("space/more", "1", noise(30<<20))
+			body := more.blobs[1]
 			u := c.newUpload("space/more", body)
 			if err := u.start(ctx); err != nil {
 				t.Fatal(err)
@@ -271,7 +290,7 @@ func TestNoSpace(t *testing.T) {
 			if a := u.chunk(ctx, 8<<20); a.status != http.StatusAccepted {
 				t.Fatalf("the first chunk is %v", a)
 			}
-			acked := u.acked
+			told := u.acked
 			other := filepath.Join(disk, "other")
 			fillDisk(t, other)
 
@@ -299,15 +318,16 @@ func TestNoSpace(t *testing.T) {
 			if err := u.resume(ctx); err != nil {
 				t.Fatal(err)
 			}
-			if u.acked < acked {
-				t.Errorf("the upload goes on at %d, %d bytes were acknowledged", u.acked, acked)
+			if u.acked < told {
+				t.Errorf("the upload goes on at %d, %d bytes were acknowledged", u.acked, told)
 			}
 			if a := u.finish(ctx); a.status != http.StatusCreated {
 				t.Fatalf("with room again the upload ends by %v", a)
 			}
-			if err := errors.Join(c.pullBlob(ctx, "space/more", body), there.pull(ctx, c)); err != nil {
-				t.Error(err)
+			if err := errors.Join(more.pushRest(ctx, c), more.pull(ctx, c), there.pull(ctx, c)); err != nil {
+				t.Fatal(err)
 			}
+			p.holdsOnly([]*testImage{there, more})
 		})
 	}
 }

@@ -158,7 +158,7 @@ func TestPublicProject(t *testing.T) {
 		t.Fatal("a project made by a push is not private")
 	}
 	api := hubapi.NewClient(h.hub.url, "admin", adminPassword, nil)
-	if _, err := api.PutProject(t.Context(), "team", hubapi.ProjectSpec{Public: true}); err != nil {
+	if _, err := api.PutProject(t.Context(), "team", hubapi.ProjectSpec{Public: new(true)}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := remote.Get(img)

@@ -391,14 +391,19 @@ func testDelete(t *testing.T, s blob.Store) {
 		keys = append(keys, put(t, s, Bytes(10)), blob.NewKey())
 	}
 	keys = append(keys, put(t, s, Bytes(PartBytes+1)))
+	whole := []string{put(t, s, Bytes(10)), put(t, s, Bytes(PartBytes+1))}
 	for range 2 {
+		must(t, s.DeleteWhole(t.Context(), whole...))
+		must(t, s.DeleteWhole(t.Context(), whole[0]))
+		must(t, s.DeleteWhole(t.Context()))
 		must(t, s.Delete(t.Context(), keys...))
 		must(t, s.Delete(t.Context(), keys[0]))
 		must(t, s.Delete(t.Context()))
 	}
-	for _, key := range keys {
+	for _, key := range append(keys, whole...) {
 		checkAbsent(t, s, key, 10)
 	}
+	must(t, s.Abort(t.Context(), append(keys, kept)...))
 	check(t, s, kept, Bytes(10))
 }
 

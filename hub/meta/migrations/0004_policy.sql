@@ -1,5 +1,9 @@
 -- +goose Up
 
+-- A hub that knows no policy touches none of these tables, and lets through what
+-- one refuses.
+-- oldest program: 3
+
 -- The policy documents that were in use, the last one now. text is the document
 -- as it was given, body what was made of it: the whole of it, as JSON. epoch
 -- grows with each, for nodes, which never go back.

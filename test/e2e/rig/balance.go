@@ -16,6 +16,46 @@ import (
 type Balancer struct {
 	URL  string // http://127.0.0.1:PORT
 	Host string // 127.0.0.1:PORT
+
+	heeded atomic.Pointer[[]string] // who is ready, see [Balancer.Heed]
+}
+
+// Heed makes the balancer do as those of Kubernetes do: it asks each server every so often whether it is ready, gives
+// requests to those alone that were so when it asked last, and tries nobody in another's place.
+func (b *Balancer) Heed(t testing.TB, every time.Duration, hubs []*Hub) {
+	t.Helper()
+	ask := func() {
+		var ready []string
+		for _, h := range hubs {
+			if status, err := get(h.MetricsURL + "/readyz"); err == nil && status == http.StatusOK {
+				ready = append(ready, h.Host)
+			}
+		}
+		b.heeded.Store(&ready)
+	}
+	ask()
+	tick := time.NewTicker(every)
+	t.Cleanup(tick.Stop)
+	go func() {
+		for {
+			select {
+			case <-t.Context().Done():
+				return
+			case <-tick.C:
+				ask()
+			}
+		}
+	}()
+}
+
+// get is the status of an answer.
+func get(url string) (int, error) {
+	c := http.Client{Timeout: 5 * time.Second}
+	res, err := c.Get(url) //nolint:noctx // it has a timeout
+	if err != nil {
+		return 0, err
+	}
+	return res.StatusCode, res.Body.Close()
 }
 
 // Balance starts a balancer before the servers at hosts.
@@ -26,6 +66,10 @@ func Balance(t testing.TB, hosts ...string) *Balancer {
 	var turn atomic.Uint64
 	dial := func(ctx context.Context, network, _ string) (conn net.Conn, err error) {
 		first := turn.Add(1)
+		hosts := hosts
+		if ready := b.heeded.Load(); ready != nil && len(*ready) > 0 {
+			hosts = []string{(*ready)[first%uint64(len(*ready))]}
+		}
 		for i := range uint64(len(hosts)) {
 			var d net.Dialer
 			if conn, err = d.DialContext(ctx, network, hosts[(first+i)%uint64(len(hosts))]); err == nil {

@@ -1,0 +1,65 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/breakwater-oci/breakwater/hub/meta"
+	"github.com/breakwater-oci/breakwater/pkg/oci"
+)
+
+// The cache of a proxy that is in the configuration no longer goes, some time
+// after its last use; that of one without limits stays.
+func TestCacheOfAFormerProxy(t *testing.T) {
+	ctx := t.Context()
+	cfg := DefaultConfig(t.TempDir())
+	cfg.Listen, cfg.Metrics.Listen = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Proxies = []Proxy{{Registry: "quay.io"}}
+	c, err := metaConfig(cfg, nil)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(err)
+	now := time.Now()
+	c.Now = func() time.Time { return now }
+	rows, err := meta.Open(ctx, c)
+	must(err)
+	must(rows.Migrate(ctx))
+	all := make(map[string]oci.Digest)
+	put := func(project, name string) {
+		t.Helper()
+		_, err := rows.PutProject(ctx, meta.Project{Name: project, Kind: meta.Proxy, Source: meta.FromFile})
+		must(err)
+		key, d := "b/00/"+name, oci.FromBytes([]byte(name))
+		must(rows.StartFill(ctx, key, d, 1))
+		_, _, err = rows.CommitFill(ctx, key, 1)
+		must(err)
+		r, err := rows.EnsureRepo(ctx, project+"/x", meta.Proxy)
+		must(err)
+		must(rows.Grant(ctx, r.RepoID, oci.Descriptor{Digest: d, Size: 1}))
+		all[name] = d
+	}
+	put("docker.io", "young")
+	now = now.Add(-formerKeepFor - time.Hour)
+	put("docker.io", "old")
+	put("quay.io", "configured")
+	must(rows.Close())
+
+	h, err := New(ctx, cfg, slog.New(slog.DiscardHandler))
+	must(err)
+	h.Tidy(ctx)
+	for name, want := range map[string]bool{"young": true, "old": false, "configured": true} {
+		if _, err := h.rows.LiveBlob(ctx, all[name]); (err == nil) != want || err != nil && !errors.Is(err, meta.ErrNotFound) {
+			t.Errorf("%s: %v; want it there: %v", name, err, want)
+		}
+	}
+	stopped, stop := context.WithCancel(ctx)
+	stop()
+	must(h.Run(stopped))
+}
