@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/breakwater-oci/breakwater/hub/blob"
 	"github.com/breakwater-oci/breakwater/hub/meta"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
@@ -31,25 +32,31 @@ func TestCacheOfAFormerProxy(t *testing.T) {
 	rows, err := meta.Open(ctx, c)
 	must(err)
 	must(rows.Migrate(ctx))
+	storage, err := openStorage(ctx, cfg.Storage, nil)
+	must(err)
 	all := make(map[string]oci.Digest)
 	put := func(project, name string) {
 		t.Helper()
 		_, err := rows.PutProject(ctx, meta.Project{Name: project, Kind: meta.Proxy, Source: meta.FromFile})
 		must(err)
-		key, d := "b/00/"+name, oci.FromBytes([]byte(name))
-		must(rows.StartFill(ctx, key, d, 1))
-		_, _, err = rows.CommitFill(ctx, key, 1)
+		key, d, n := blob.NewKey(), oci.FromBytes([]byte(name)), int64(len(name))
+		must(rows.StartFill(ctx, key, d, n))
+		w, err := storage.Create(ctx, key)
+		must(err)
+		_, err = w.Write([]byte(name))
+		must(errors.Join(err, w.Commit(ctx), w.Close()))
+		_, _, err = rows.CommitFill(ctx, key, n)
 		must(err)
 		r, err := rows.EnsureRepo(ctx, project+"/x", meta.Proxy)
 		must(err)
-		must(rows.Grant(ctx, r.RepoID, oci.Descriptor{Digest: d, Size: 1}))
+		must(rows.Grant(ctx, r.RepoID, oci.Descriptor{Digest: d, Size: n}))
 		all[name] = d
 	}
 	put("docker.io", "young")
 	now = now.Add(-formerKeepFor - time.Hour)
 	put("docker.io", "old")
 	put("quay.io", "configured")
-	must(rows.Close())
+	must(errors.Join(storage.Close(), rows.Close()))
 
 	h, err := New(ctx, cfg, slog.New(slog.DiscardHandler))
 	must(err)
