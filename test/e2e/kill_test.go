@@ -177,7 +177,7 @@ func files(t *testing.T, dir string) map[string]fs.FileInfo {
 	t.Helper()
 	all := map[string]fs.FileInfo{}
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && e.Type().IsRegular() && e.Name() != "lock" { // which says whose the folder is
+		if err == nil && e.Type().IsRegular() && e.Name() != "lock" && e.Name() != "owner" { // which say whose the folder is
 			var info fs.FileInfo
 			if info, err = e.Info(); err == nil {
 				all[path] = info
