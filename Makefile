@@ -54,7 +54,7 @@ check: ## Check formatting, vet and lint everything, and hold packages to the im
 	for m in $(MODULES); do echo "lint $$m"; (cd $$m && "$$lint" run --config $(CURDIR)/.golangci.yml ./...); done
 
 soak: ## Push, pull, delete and collect garbage at random for an hour, on both kinds of stores; FOR=10m is shorter
-	@go test -count=1 -timeout=0 -v -run '^TestSoak$$' ./hub/gc -soak=$(or $(FOR),1h)
+	@go test -count=1 -timeout=0 -parallel=4 -v -run '^TestSoak$$' ./hub/gc -soak=$(or $(FOR),1h)
 
 test-s3: ## Run the storage tests against another S3: S3=host:port,accessKey,secretKey, MinIO for instance
 	@test -n "$(S3)" || { echo 'usage: make test-s3 S3=host:port,accessKey,secretKey    (it makes buckets of its own, and removes them)'; exit 2; }
