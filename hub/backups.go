@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/breakwater-oci/breakwater/hub/backup"
 	"github.com/breakwater-oci/breakwater/hub/blob"
@@ -62,4 +63,19 @@ func withStorage(ctx context.Context, cfg Config, fn func(blob.Store) error) (er
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	return fn(store)
+}
+
+func (h *Hub) openBackups() error {
+	if h.cfg.Backup.Every == 0 {
+		return nil
+	}
+	rows, err := metaConfig(h.cfg, h.log)
+	if err != nil {
+		return fmt.Errorf("metadata: %w", err)
+	}
+	h.backups = backup.New(
+		backup.Config{Every: time.Duration(h.cfg.Backup.Every), Keep: h.cfg.Backup.Keep, Dir: h.cfg.Backup.Dir},
+		backup.Parts{Rows: rows, Store: h.owned, Leases: h.rows, Version: version.String(), Log: h.log, Metrics: h.metrics},
+	)
+	return nil
 }

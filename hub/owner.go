@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/breakwater-oci/breakwater/hub/blob"
@@ -29,8 +30,9 @@ func notOurs(of, id string) error {
 	return fmt.Errorf("%w: the storage says that it is database %s's, and this one %s; %s", ErrNotOurs, of, id, takeHint)
 }
 
-// owned is the storage to those who delete what rows name no more. Before they
-// do, it is looked whether it is still this database's.
+// owned is the storage to those who delete what rows name no more, and to who
+// puts backups there. Before they do, it is looked whether it is still this
+// database's.
 type owned struct {
 	blob.Store
 	id string // of the database
@@ -187,6 +189,14 @@ func (o *owned) Abort(ctx context.Context, keys ...string) error {
 		return err
 	}
 	return o.Store.Abort(ctx, keys...)
+}
+
+// PutFile implements [blob.Store]: no backup among another's, which counts them.
+func (o *owned) PutFile(ctx context.Context, key string, f *os.File, sizeBytes int64) error {
+	if err := o.check(ctx); err != nil {
+		return err
+	}
+	return o.Store.PutFile(ctx, key, f, sizeBytes)
 }
 
 // mayTidy says, and has the log say, whether the storage is still this

@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/breakwater-oci/breakwater/hub/backup"
 	"github.com/breakwater-oci/breakwater/hub/blob"
 	"github.com/breakwater-oci/breakwater/hub/blob/blobtest"
 	"github.com/breakwater-oci/breakwater/hub/gc"
@@ -291,7 +293,7 @@ func TestRunningHubLosesTheStorage(t *testing.T) {
 	eachStorage(t, func(t *testing.T, s Storage) {
 		ctx := t.Context()
 		a := hubOn(t, s)
-		a.GC.Delay, a.GC.Quarantine = 0, 0
+		a.GC.Delay, a.GC.Quarantine, a.Backup.Every = 0, 0, config.Duration(time.Hour)
 		within(t, a, func(rows *meta.Store, storage blob.Store) {
 			ours, err := claim(ctx, rows, storage)
 			must(t, err)
@@ -328,11 +330,18 @@ func TestRunningHubLosesTheStorage(t *testing.T) {
 					t.Fatalf("%s: a blob was deleted", tt.what)
 				}
 				var log bytes.Buffer
-				h := &Hub{owned: ours, log: slog.New(slog.NewTextHandler(&log, nil))}
+				h := &Hub{cfg: a, owned: ours, metrics: prometheus.NewRegistry(), log: slog.New(slog.NewTextHandler(&log, nil))}
 				h.Tidy(ctx)
 				if !strings.Contains(log.String(), "level=ERROR") {
 					t.Errorf("%s: the log says %q", tt.what, &log)
 				}
+				must(t, h.openBackups())
+				made, err := os.Create(filepath.Join(t.TempDir(), "backup"))
+				must(t, err)
+				if err := h.backups.Store.PutFile(ctx, backup.Prefix+"1", made, 0); !errors.Is(err, ErrNotOurs) {
+					t.Errorf("%s: a backup is put there: %v", tt.what, err)
+				}
+				must(t, made.Close())
 			}
 			must(t, blob.SetOwner(ctx, storage, ours.id))
 			must(t, ours.Delete(ctx, key))
