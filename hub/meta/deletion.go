@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -149,72 +148,6 @@ func (s *Store) DeleteRepo(ctx context.Context, repo, by string, try bool) (op s
 	return out.Op, manifests, tags, err
 }
 
-// TrashUntagged moves to the trash what no tag, no index and no subject holds
-// and nobody has pushed or pulled since a time. A tag in the trash holds it
-// too: it could not be restored otherwise. It goes through n manifests after
-// lastID and returns the last one's id, 0 when that was all.
-func (s *Store) TrashUntagged(ctx context.Context, before time.Time, lastID int64, n int) (trashed int, next int64, err error) {
-	defer wrap(&err, "meta.TrashUntagged(%d)", lastID)
-	rs, err := s.db.Query(ctx, `SELECT id FROM manifests WHERE id > $1 ORDER BY id LIMIT $2`, lastID, n)
-	ids, err := collect(rs, err, scanID)
-	if err != nil || len(ids) == 0 {
-		return 0, 0, err
-	}
-	next = ids[len(ids)-1]
-	type loose struct {
-		id     int64
-		repo   string
-		digest oci.Digest
-	}
-	rs, err = s.db.Query(ctx, `
-		SELECT m.id, r.name, m.digest FROM manifests m
-		  JOIN repos r ON r.id = m.repo_id JOIN projects p ON p.id = r.project_id
-		 WHERE m.id > $1 AND m.id <= $2 AND p.kind = 'local' AND `+looseSince3+` ORDER BY m.id`, lastID, next, usec(before))
-	all, err := collect(rs, err, func(r row, l *loose) error { return r.Scan(&l.id, &l.repo, &l.digest) })
-	if err != nil {
-		return 0, 0, err
-	}
-	for _, l := range all {
-		if s.touched.has(touched{touchManifest, l.id}) {
-			continue
-		}
-		_, err := s.delete(ctx, l.repo, CauseUntagged, "", false, func(x *deletion) error {
-			if err := x.takeOne(ctx, l.digest); err != nil {
-				return err
-			}
-			// Now that its row is locked nobody can tag it or list it in an index:
-			// is it still as it was?
-			var id int64
-			err := x.q.QueryRow(ctx, `
-				SELECT m.id FROM manifests m WHERE m.id >= $1 AND m.id <= $2 AND `+looseSince3, l.id, l.id, usec(before)).Scan(&id)
-			if err != nil {
-				return err
-			}
-			return x.finish(ctx, x.digests, false)
-		})
-		switch {
-		case err == nil:
-			trashed++
-		case !isNoRow(err):
-			return trashed, 0, err
-		}
-	}
-	return trashed, next, nil
-}
-
-// looseSince3 holds for a manifest m that nothing holds, neither pushed nor
-// pulled since $3. What in the trash names it is looked for by its digest: in a
-// join SQLite begins with all that the trash has of the repository.
-const looseSince3 = `m.created_at < $3 AND m.last_pull_at < $3
-		   AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.repo_id = m.repo_id AND t.digest = m.digest)
-		   AND NOT EXISTS (SELECT 1 FROM manifest_refs f JOIN manifests i ON i.id = f.manifest_id
-		                    WHERE f.digest = m.digest AND f.kind = 'child' AND i.repo_id = m.repo_id)
-		   AND NOT EXISTS (SELECT 1 FROM manifests i
-		                    WHERE m.subject <> '' AND i.repo_id = m.repo_id AND i.digest = m.subject)
-		   AND NOT EXISTS (SELECT 1 FROM trash t WHERE t.repo_id = m.repo_id AND t.digest = m.digest AND t.kind = 'tag')
-		   AND NOT EXISTS (SELECT 1 FROM trash_refs f
-		                    WHERE f.digest = m.digest AND EXISTS (SELECT 1 FROM trash t WHERE t.id = f.trash_id AND t.repo_id = m.repo_id))`
-
 // tag moves one tag, and returns where it pointed.
 func (x *deletion) tag(ctx context.Context, name string) (d oci.Digest, err error) {
 	err = x.q.QueryRow(ctx, `SELECT digest FROM tags WHERE repo_id = $1 AND name = $2 {for update}`, x.repo, name).Scan(&d)
@@ -301,103 +234,6 @@ func (x *deletion) add(rs rows, err error) error {
 		}
 	}
 	return err
-}
-
-// referrers takes the manifests whose subject is one of some digests.
-func (x *deletion) referrers(ctx context.Context, of []oci.Digest) error {
-	list, err := jsonText(of)
-	if err != nil {
-		return err
-	}
-	rs, err := x.q.Query(ctx, `
-		SELECT id, digest, media_type, artifact_type, subject FROM manifests
-		 WHERE repo_id = $1 AND subject <> '' AND subject IN (SELECT d.value FROM {each $2} AS d) ORDER BY id {for update}`, x.repo, list)
-	return x.add(rs, err)
-}
-
-// namedAfter takes the tags that are named after digests, and the manifests
-// they point at if no other tag does.
-func (x *deletion) namedAfter(ctx context.Context, of []oci.Digest) error {
-	var names []string
-	for _, d := range of {
-		names = append(names, tagsAbout(d)...)
-	}
-	list, err := jsonText(names)
-	if err != nil {
-		return err
-	}
-	type tag struct {
-		name   string
-		digest oci.Digest
-	}
-	rs, err := x.q.Query(ctx, `
-		SELECT name, digest FROM tags
-		 WHERE repo_id = $1 AND name IN (SELECT d.value FROM {each $2} AS d) ORDER BY name`, x.repo, list)
-	found, err := collect(rs, err, func(r row, t *tag) error { return r.Scan(&t.name, &t.digest) })
-	if err != nil || len(found) == 0 {
-		return err
-	}
-	var digests []oci.Digest
-	for _, t := range found {
-		x.tagNames = append(x.tagNames, t.name)
-		digests = append(digests, t.digest)
-	}
-	return x.takeUntagged(ctx, digests)
-}
-
-// takeUntagged takes those manifests at which only tags point that go along,
-// or none.
-func (x *deletion) takeUntagged(ctx context.Context, digests []oci.Digest) error {
-	list, err := jsonText(digests)
-	if err != nil {
-		return err
-	}
-	names, err := jsonText(append([]string{}, x.tagNames...))
-	if err != nil {
-		return err
-	}
-	rs, err := x.q.Query(ctx, `
-		SELECT t.digest FROM tags t
-		 WHERE t.repo_id = $1 AND t.digest IN (SELECT d.value FROM {each $2} AS d)
-		   AND t.name NOT IN (SELECT d.value FROM {each $3} AS d)`, x.repo, list, names)
-	tagged, err := collectSet(rs, err)
-	if err != nil {
-		return err
-	}
-	loose := slices.DeleteFunc(slices.Clone(digests), func(d oci.Digest) bool { return tagged[d] })
-	if len(loose) == 0 {
-		return nil
-	}
-	return x.take(ctx, loose)
-}
-
-// children takes the manifests of the indexes taken so far that no tag and no
-// other index holds.
-func (x *deletion) children(ctx context.Context) error {
-	ids, err := idList(x.ids, func(id int64) int64 { return id })
-	if err != nil {
-		return err
-	}
-	rs, err := x.q.Query(ctx, `
-		SELECT f.digest FROM manifest_refs f
-		 WHERE f.manifest_id IN (SELECT CAST(d.value AS BIGINT) FROM {each $1} AS d) AND f.kind = 'child'
-		   AND NOT EXISTS (SELECT 1 FROM manifest_refs o JOIN manifests m ON m.id = o.manifest_id
-		                    WHERE o.digest = f.digest AND o.kind = 'child' AND m.repo_id = $2
-		                      AND m.id NOT IN (SELECT CAST(d.value AS BIGINT) FROM {each $1} AS d))`, ids, x.repo)
-	children, err := collect(rs, err, func(r row, d *oci.Digest) error { return r.Scan(d) })
-	if err != nil || len(children) == 0 {
-		return err
-	}
-	return x.takeUntagged(ctx, children)
-}
-
-// tagsAbout are the tags by which clients find what is about a manifest:
-// cosign's, and the one for registries that list no referrers
-// (distribution-spec v1.1, "Referrers Tag Schema").
-func tagsAbout(d oci.Digest) []string {
-	alg, hex := d.Algorithm().String(), d.Encoded()
-	base := alg[:min(len(alg), 32)] + "-" + hex[:min(len(hex), 64)]
-	return []string{base, base + ".sig", base + ".att", base + ".sbom"}
 }
 
 // manifests copies the manifests taken to the trash, the first one first, with
