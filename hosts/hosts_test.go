@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 const (
@@ -181,9 +183,7 @@ func TestTheirHostsFollow(t *testing.T) {
 }
 
 func TestOwnerComesBack(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root can give files away")
-	}
+	need.Root(t) // which alone can give files away
 	g := newRig(t, "docker.io")
 	g.has("docker.io/hosts.toml", theirs)
 	if err := os.Chown(filepath.Join(g.CertsDir, "docker.io/hosts.toml"), 1234, 5678); err != nil {

@@ -30,6 +30,7 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/ociclient"
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // TestMain lets a test run the program itself, to be killed.
@@ -94,22 +95,7 @@ func (m *move) dockerLogin(username, password string) {
 // distribution starts the CNCF registry, empty.
 func distribution(t *testing.T) string {
 	t.Helper()
-	rig := os.Getenv("BREAKWATER_RIG")
-	if rig == "" {
-		cache, err := os.UserCacheDir()
-		if os.Getuid() == 0 { // HOME is the test's own by now
-			cache, err = "/root/.cache", nil
-		}
-		must(t, err)
-		rig = filepath.Join(cache, "breakwater-rig")
-	}
-	bin := filepath.Join(rig, "bin", "registry")
-	if _, err := os.Stat(bin); err != nil {
-		if ci, _ := strconv.ParseBool(os.Getenv("CI")); ci {
-			t.Fatal("registry is missing: run `make rig`")
-		}
-		t.Skip("registry is missing: run `make rig`")
-	}
+	bin := need.Program(t, "registry")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	addr := l.Addr().String()

@@ -25,6 +25,7 @@ import (
 	"github.com/breakwater-oci/breakwater/hub/blob"
 	"github.com/breakwater-oci/breakwater/hub/meta"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // shelf is as much of a storage as backups use, in memory.
@@ -318,9 +319,7 @@ func TestManyBlobsAreLookedFor(t *testing.T) {
 }
 
 func TestCreateOnAFullDiskLeavesNothing(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("mounting a file system of its own needs root")
-	}
+	need.Root(t) // it mounts a file system of its own
 	_, rows, _ := hubOf(t, "v1")
 	raw, err := Create(t.Context(), rows, filepath.Join(t.TempDir(), "hub.db"), "v1", nil)
 	must(t, err)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/breakwater-oci/breakwater/hub/meta/metatest/pgtest"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // fullStore is a database with rows in each table, of each type and NULL.
@@ -614,9 +615,7 @@ func TestBackupDuringWrites(t *testing.T) {
 }
 
 func TestBackupOnAFullDiskLeavesNothing(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("mounting a file system of its own needs root")
-	}
+	need.Root(t) // it mounts a file system of its own
 	_, c, _ := fullStore(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {

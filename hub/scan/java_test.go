@@ -15,6 +15,7 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 	"github.com/breakwater-oci/breakwater/policy"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // javaScene is a scene whose Java database is read from a file, once there is
@@ -156,7 +157,7 @@ func TestScanKeepsItsJavaDatabase(t *testing.T) {
 // The scanner as it is, from a war to the finding: first by what archives say of
 // themselves, then by a database.
 func TestRealScannerOfJars(t *testing.T) {
-	program := realScanner(t)
+	program := need.Scanner(t, "../..")
 	x := newJavaScene(t, func(o *Options) { o.Program, o.MaxAttempts, o.Every = program, 1, time.Hour })
 	x.use(matchtest.Log4Shell)
 	x.passed()

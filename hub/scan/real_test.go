@@ -3,8 +3,6 @@ package scan
 import (
 	"encoding/json"
 	"io"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -17,19 +15,8 @@ import (
 	"github.com/breakwater-oci/breakwater/hub/scan/scantest"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/policy"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
-
-// realScanner is breakwater-scan as `make build-scan` makes it, which takes too
-// long for a test.
-func realScanner(t *testing.T) string {
-	t.Helper()
-	path, err := filepath.Abs(filepath.Join("..", "..", "bin", "breakwater-scan"))
-	must(t, err)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("%v: make build-scan makes it", err)
-	}
-	return path
-}
 
 // pushLayers stores an image of real layers.
 func (x *scene) pushLayers(layers ...v1.Layer) oci.Digest {
@@ -55,7 +42,7 @@ func (x *scene) pushLayers(layers ...v1.Layer) oci.Digest {
 
 // The scanner as it is, from the layers' bytes to the findings.
 func TestRealScanner(t *testing.T) {
-	program := realScanner(t)
+	program := need.Scanner(t, "../..")
 	p := &published{documents: make(map[string]int)}
 	x := newScene(t, "sqlite", func(o *Options) {
 		o.Program, o.MaxAttempts, o.SBOM, o.Publisher = program, 1, true, p

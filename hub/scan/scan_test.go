@@ -25,6 +25,7 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 	"github.com/breakwater-oci/breakwater/policy"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // scanner is the program that takes breakwater-scan's place.
@@ -393,9 +394,7 @@ func TestAnalysesAreNotReplaced(t *testing.T) {
 
 // A hub that is root has scanners run as another.
 func TestUser(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("this is for root")
-	}
+	need.Root(t)
 	dir, err := os.MkdirTemp("", "scan-user") //nolint:usetesting // t.TempDir is in a folder that is closed to others
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })

@@ -13,14 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // tmpfs mounts a small file system of its own.
 func tmpfs(t *testing.T, size string) (dir string) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("mounting a file system of its own needs root")
-	}
+	need.Root(t) // it mounts a file system of its own
 	dir = t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
 		t.Skipf("mount tmpfs: %v", err)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // ext4 that stops as at a power cut (fs/ext4/ext4.h): what is not on the disk
@@ -32,9 +33,7 @@ type disk struct {
 
 func newDisk(t *testing.T) *disk {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("mounting a file system of its own needs root")
-	}
+	need.Root(t) // it mounts a file system of its own
 	d := &disk{t: t, image: filepath.Join(t.TempDir(), "image"), dir: t.TempDir()}
 	if err := errors.Join(os.WriteFile(d.image, nil, 0o600), os.Truncate(d.image, ext4ImageSize)); err != nil {
 		t.Fatal(err)

@@ -22,6 +22,7 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/ociserver"
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 	"github.com/breakwater-oci/breakwater/policy"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // cosignProgram is the real thing, where it is installed.
@@ -35,19 +36,7 @@ func findCosign(t testing.TB) cosignProgram {
 	if testing.Short() {
 		t.Skip("the cosign program takes seconds")
 	}
-	path, err := exec.LookPath("cosign")
-	if err != nil {
-		rig := os.Getenv("BREAKWATER_RIG")
-		if rig == "" {
-			cache, _ := os.UserCacheDir()
-			rig = filepath.Join(cache, "breakwater-rig")
-		}
-		path = filepath.Join(rig, "bin", "cosign")
-		if _, err := os.Stat(path); err != nil {
-			t.Skip("there is no cosign program here")
-		}
-	}
-	return cosignProgram{t, path, t.TempDir()}
+	return cosignProgram{t, need.Program(t, "cosign"), t.TempDir()}
 }
 
 func (c cosignProgram) run(args ...string) {

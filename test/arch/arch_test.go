@@ -34,7 +34,7 @@ var may = map[string][]string{
 	"hub/gc":       {"hub/blob", "hub/meta", "pkg/oci"},
 	"hub/backup":   {"hub/blob", "hub/meta", "pkg/oci"},
 
-	"hub/blob/blobtest":        {"hub/blob", "pkg/oci"},
+	"hub/blob/blobtest":        {"hub/blob", "pkg/oci", "test/need"},
 	"hub/meta/metatest":        {"hub/meta", "hub/meta/metatest/*"},
 	"hub/meta/metatest/pgtest": {},
 	"hub/api":                  {"hub/*", "policy", "pkg/hubapi", "pkg/httpx", "pkg/oci", "pkg/pulls"},
@@ -50,7 +50,7 @@ var may = map[string][]string{
 	"hub/scan/analyze":             {"hub/scan/scanproto", "pkg/oci"},
 	"hub/scan/testdata/scanner":    {"hub/scan/scanproto"},
 
-	"policy":            {"pkg/oci"},
+	"policy":            {"pkg/oci", "pkg/strictyaml"},
 	"policy/policytest": {"policy"},
 	"policy/shape":      {"policy", "pkg/oci"},
 	"policy/verify":     {"policy", "pkg/oci"},
@@ -65,7 +65,8 @@ var may = map[string][]string{
 	"hosts": {},
 
 	"pkg/oci":         {},
-	"pkg/config":      {},
+	"pkg/config":      {"pkg/strictyaml"},
+	"pkg/strictyaml":  {},
 	"pkg/telemetry":   {},
 	"pkg/version":     {},
 	"pkg/httpx":       {"pkg/oci"},
@@ -79,11 +80,12 @@ var may = map[string][]string{
 	"pkg/enforce":     {"policy", "policy/shape", "pkg/httpx", "pkg/oci"},
 
 	"test/arch":     {},
+	"test/need":     {},
 	"test/scenario": {"cmd/*", "hub", "nodeagent", "hosts", "pkg/*"},
 }
 
 // forTests is what any package's tests may import besides.
-var forTests = []string{"pkg/ocitest", "pkg/ociserver", "pkg/ociclient", "pkg/oci", "hub/blob/blobtest", "hub/meta/metatest", "hub/meta/metatest/pgtest", "hub/scan/scantest", "hub/scan/match/matchtest", "policy/policytest"}
+var forTests = []string{"pkg/ocitest", "pkg/ociserver", "pkg/ociclient", "pkg/oci", "hub/blob/blobtest", "hub/meta/metatest", "hub/meta/metatest/pgtest", "hub/scan/scantest", "hub/scan/match/matchtest", "policy/policytest", "test/need"}
 
 // forTestsOf is what the tests of one package may import beside that.
 var forTestsOf = map[string][]string{

@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // printFacts says on what is measured.
 func printFacts(t *testing.T) {
 	dir := rig.TempDir(t, "facts")
 	tool := func(name string) string {
-		for _, d := range []string{filepath.Join(rig.Dir(), "bin"), "/usr/sbin", "/usr/bin"} {
+		for _, d := range []string{filepath.Join(need.Dir(), "bin"), "/usr/sbin", "/usr/bin"} {
 			if path, err := exec.LookPath(filepath.Join(d, name)); err == nil {
 				return path
 			}

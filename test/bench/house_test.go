@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // house is a hub that proxies one upstream as docker.io, and an agent in front of it, with their default
@@ -76,7 +77,7 @@ func (h house) atHub(path string) string   { return h.hub.URL + "/v2/docker.io/"
 // memory, its storage's health checked. Only its access log is off.
 func distribution(t *testing.T) *rig.Registry {
 	t.Helper()
-	bin, dir, addr := rig.Need(t, "registry"), rig.TempDir(t, "reg"), rig.FreeAddr(t)
+	bin, dir, addr := need.Program(t, "registry"), rig.TempDir(t, "reg"), rig.FreeAddr(t)
 	config := filepath.Join(dir, "config.yml")
 	write(t, config, fmt.Sprintf(`version: 0.1
 log:
@@ -111,7 +112,7 @@ health:
 // nginx serves a folder of files as it should: by sendfile, whole packets, no log, a worker for each core.
 func nginx(t *testing.T, root string) (p *rig.Proc, url string) {
 	t.Helper()
-	bin, dir, addr := rig.Need(t, "nginx"), rig.TempDir(t, "nginx"), rig.FreeAddr(t)
+	bin, dir, addr := need.Program(t, "nginx"), rig.TempDir(t, "nginx"), rig.FreeAddr(t)
 	config := filepath.Join(dir, "nginx.conf")
 	write(t, config, fmt.Sprintf(`daemon off;
 user root;

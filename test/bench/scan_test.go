@@ -16,6 +16,7 @@ import (
 
 	"github.com/breakwater-oci/breakwater/pkg/hubapi"
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 const scanTarget = 1.2 // times what trivy takes
@@ -25,13 +26,8 @@ const scanTarget = 1.2 // times what trivy takes
 // either remembers of layers is removed each time. Java archives are known by what they say of themselves; trivy does not
 // look into them unless it has a database of them, and has an empty one.
 func scans(t *testing.T, r *report) {
-	program, err := filepath.Abs("../../bin/breakwater-scan")
-	if err == nil {
-		_, err = os.Stat(program)
-	}
-	if err != nil {
-		t.Skipf("%v: make build-scan makes it", err)
-	}
+	program := need.Scanner(t, "../..")
+	var err error
 	trivy := os.Getenv("BREAKWATER_TRIVY")
 	if trivy == "" {
 		trivy, err = exec.LookPath("trivy")

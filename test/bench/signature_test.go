@@ -19,6 +19,7 @@ import (
 	"github.com/breakwater-oci/breakwater/policy"
 	"github.com/breakwater-oci/breakwater/policy/verify"
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 const (
@@ -103,7 +104,7 @@ type cosign struct{ path, dir, public string }
 
 func newCosign(t *testing.T) cosign {
 	t.Helper()
-	c := cosign{path: rig.Need(t, "cosign"), dir: rig.TempDir(t, "cosign")}
+	c := cosign{path: need.Program(t, "cosign"), dir: rig.TempDir(t, "cosign")}
 	c.run(t, "generate-key-pair", "--output-key-prefix", "release")
 	text, err := os.ReadFile(filepath.Join(c.dir, "release.pub"))
 	if err != nil {

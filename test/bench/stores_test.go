@@ -16,6 +16,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // pair is a hub and distribution that keep their bytes in the same kind of place.
@@ -83,7 +84,7 @@ func quiet(keys rig.Keys) rig.Keys {
 // configuration.
 func distributionWith(t *testing.T, storage, auth string) *rig.Registry {
 	t.Helper()
-	bin, dir, addr := rig.Need(t, "registry"), rig.TempDir(t, "reg"), rig.FreeAddr(t)
+	bin, dir, addr := need.Program(t, "registry"), rig.TempDir(t, "reg"), rig.FreeAddr(t)
 	config := filepath.Join(dir, "config.yml")
 	if storage == "" {
 		storage = fmt.Sprintf("  filesystem:\n    rootdirectory: %s/data", dir)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // The bounds that docs/failures.md states. Each pull below has pullRequests requests at most.
@@ -448,7 +449,7 @@ func runWatchdog(t *testing.T, n *rig.Node) (well string) {
 	well = filepath.Join(dir, "well")
 	for name, content := range map[string]string{
 		"watchdog":  script,
-		"curl":      fmt.Sprintf("%s \"$@\" && : >%s", rig.Need(t, "curl"), well),
+		"curl":      fmt.Sprintf("%s \"$@\" && : >%s", need.Program(t, "curl"), well),
 		"systemctl": fmt.Sprintf("case $1 in kill) kill -KILL %d;; esac", n.PID()),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+content+"\n"), 0o700); err != nil {

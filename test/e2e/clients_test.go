@@ -21,6 +21,7 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // lab is a hub that proxies docker.io, and the command lines that people and CI use with it.
@@ -38,7 +39,7 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{t: t, crane: rig.Need(t, "crane"), skopeo: rig.Need(t, "skopeo"), program: rig.Build(t, "breakwater"), upstream: rig.Distribution(t)}
+	l := &lab{t: t, crane: need.Program(t, "crane"), skopeo: need.Program(t, "skopeo"), program: rig.Build(t, "breakwater"), upstream: rig.Distribution(t)}
 	l.source = strings.TrimPrefix(l.upstream.URL, "http://")
 	l.hub = rig.StartHub(t, rig.HubOptions{Proxies: []rig.Proxy{{Registry: oci.DockerHub, URL: l.upstream.URL}}})
 	l.admin, l.nobody = clientEnv(t), clientEnv(t)
@@ -322,7 +323,7 @@ func TestPrivateImagesOfTheAccount(t *testing.T) {
 
 	// The hub gets to hold all of it, for its own users.
 	admin := clientEnv(t)
-	crane := rig.Need(t, "crane")
+	crane := need.Program(t, "crane")
 	run(t, admin, crane, "auth", "login", h.hub.Host, "-u", "admin", "-p", rig.AdminPassword)
 	run(t, admin, crane, "validate", "--remote", h.hub.Host+"/"+secretRef)
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 const mib = 1 << 20
@@ -28,7 +29,7 @@ type smallDisk struct {
 
 func newSmallDisk(t *testing.T, size, budget, floor int64) *smallDisk {
 	t.Helper()
-	rig.NeedRoot(t)
+	need.Root(t)
 	d := &smallDisk{dir: filepath.Join(rig.TempDir(t, "disk"), "m"), budget: budget, floor: floor}
 	if err := errors.Join(os.Mkdir(d.dir, 0o755), unix.Mount("tmpfs", d.dir, "tmpfs", 0, fmt.Sprintf("size=%d", size))); err != nil {
 		t.Fatal(err)

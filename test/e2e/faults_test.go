@@ -18,6 +18,7 @@ import (
 
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // s3Error is an S3 that answers every request by an error.
@@ -242,7 +243,7 @@ func TestPostgresFails(t *testing.T) {
 // smallTemp is a folder on a disk of its own, with room for so many bytes.
 func smallTemp(t *testing.T, size int64) string {
 	t.Helper()
-	rig.NeedRoot(t)
+	need.Root(t)
 	dir := filepath.Join(rig.TempDir(t, "disk"), "m")
 	if err := errors.Join(os.Mkdir(dir, 0o755), unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size))); err != nil {
 		t.Fatal(err)

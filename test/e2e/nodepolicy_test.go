@@ -12,6 +12,7 @@ import (
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // signing are keys made by the real cosign, and how it is called.
@@ -26,7 +27,7 @@ type signing struct {
 
 func newSigning(t *testing.T) *signing {
 	t.Helper()
-	s := &signing{t: t, cosign: rig.Need(t, "cosign"), env: append(clientEnv(t), "COSIGN_PASSWORD=x", "COSIGN_EXPERIMENTAL=1"), dir: t.TempDir()}
+	s := &signing{t: t, cosign: need.Program(t, "cosign"), env: append(clientEnv(t), "COSIGN_PASSWORD=x", "COSIGN_EXPERIMENTAL=1"), dir: t.TempDir()}
 	s.insecure = []string{"--allow-insecure-registry", "--allow-http-registry"}
 	s.signHow = map[string][]string{
 		"tag":    {"--new-bundle-format=false"},

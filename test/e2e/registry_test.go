@@ -31,6 +31,7 @@ import (
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // What people push with, each with its own program or library, as an account that may.
@@ -73,7 +74,7 @@ func multiLayout(t *testing.T) string {
 }
 
 func testCrane(t *testing.T, p *place) {
-	env, crane, repo := clientEnv(t), rig.Need(t, "crane"), p.host+"/crane/app"
+	env, crane, repo := clientEnv(t), need.Program(t, "crane"), p.host+"/crane/app"
 	do := func(args ...string) string { t.Helper(); return run(t, env, crane, args...) }
 	do("auth", "login", p.host, "-u", "admin", "-p", rig.AdminPassword)
 	digest := rig.Digest(t, rig.Multi(t))
@@ -118,7 +119,7 @@ func testCrane(t *testing.T, p *place) {
 }
 
 func testSkopeo(t *testing.T, p *place) {
-	env, skopeo, repo := clientEnv(t), rig.Need(t, "skopeo"), "docker://"+p.host+"/skopeo/app"
+	env, skopeo, repo := clientEnv(t), need.Program(t, "skopeo"), "docker://"+p.host+"/skopeo/app"
 	do := func(args ...string) string { t.Helper(); return run(t, env, skopeo, args...) }
 	do("login", "--tls-verify=false", "-u", "admin", "-p", rig.AdminPassword, p.host)
 	do("copy", "--all", "--dest-tls-verify=false", "oci:"+multiLayout(t)+":1", repo+":1") // it writes the index anew
@@ -152,7 +153,7 @@ func testSkopeo(t *testing.T, p *place) {
 }
 
 func testRegctl(t *testing.T, p *place) {
-	env, regctl, repo := clientEnv(t), rig.Need(t, "regctl"), p.host+"/regctl/app"
+	env, regctl, repo := clientEnv(t), need.Program(t, "regctl"), p.host+"/regctl/app"
 	do := func(args ...string) string { t.Helper(); return run(t, env, regctl, args...) }
 	do("registry", "set", "--tls=disabled", "--skip-check", p.host)
 	do("registry", "login", p.host, "-u", "admin", "-p", rig.AdminPassword)
@@ -330,7 +331,7 @@ func contentOf(ctx context.Context, from *memory.Store, d ocispec.Descriptor) ([
 }
 
 func testHelm(t *testing.T, p *place) {
-	env, helm, charts := clientEnv(t), rig.Need(t, "helm"), "oci://"+p.host+"/helm/charts"
+	env, helm, charts := clientEnv(t), need.Program(t, "helm"), "oci://"+p.host+"/helm/charts"
 	do := func(args ...string) string { t.Helper(); return run(t, env, helm, args...) }
 	dir := t.TempDir()
 	do("create", filepath.Join(dir, "app"))
@@ -364,7 +365,7 @@ func testHelm(t *testing.T, p *place) {
 // testCosign signs and attests an image with a key and nothing from outside, the old way by tags and the new one by
 // referrers.
 func testCosign(t *testing.T, p *place) {
-	cosign, crane := rig.Need(t, "cosign"), rig.Need(t, "crane")
+	cosign, crane := need.Program(t, "cosign"), need.Program(t, "crane")
 	env := append(clientEnv(t), "COSIGN_PASSWORD=x", "COSIGN_EXPERIMENTAL=1")
 	run(t, env, crane, "auth", "login", p.host, "-u", "admin", "-p", rig.AdminPassword)
 	dir := t.TempDir()

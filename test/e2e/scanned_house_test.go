@@ -23,6 +23,7 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // scanHouse is a hub that scans with the real scanner, and two nodes that have its policy: one with the latest
@@ -53,13 +54,7 @@ func newScanPrograms(t *testing.T) *scanPrograms {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.scanner = filepath.Join(root, "bin", "breakwater-scan")
-	if _, err := os.Stat(p.scanner); err != nil {
-		if ci, _ := strconv.ParseBool(os.Getenv("CI")); ci {
-			t.Fatal("bin/breakwater-scan is missing: run `make build-scan`")
-		}
-		t.Skip("bin/breakwater-scan is missing: run `make build-scan`")
-	}
+	p.scanner = need.Scanner(t, root)
 	run(t, []string{"CGO_ENABLED=0"}, "go", "-C", root, "build", "-buildvcs=false", "-o", p.database, "./hub/scan/match/testdata/trivydb")
 	return p
 }
@@ -99,7 +94,7 @@ func (h *scanHouse) login(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("breakwater login: %v: %s", err, out)
 	}
-	run(t, h.env, rig.Need(t, "crane"), "auth", "login", h.hub.Host, "-u", "admin", "-p", rig.AdminPassword)
+	run(t, h.env, need.Program(t, "crane"), "auth", "login", h.hub.Host, "-u", "admin", "-p", rig.AdminPassword)
 }
 
 func (h *scanHouse) file(t *testing.T, name, text string) string {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // TestScanned has the real scanner, real containerds and a true database decide which images run. What is hostile is
@@ -175,7 +176,7 @@ func (h *scanHouse) firstPull(t *testing.T) {
 		t.Logf("after %v: %v", took, err)
 	}
 	rig.Eventually(t, 30*time.Second, func() error { _, err := n.pull(late, lateDigest); return err })
-	crane := rig.Need(t, "crane")
+	crane := need.Program(t, "crane")
 	if got := run(t, h.env, crane, "digest", h.hub.Host+"/docker.io/library/slow:1"); strings.TrimSpace(got) != lateDigest {
 		t.Errorf("crane has got %q, want %s", got, lateDigest)
 	}
@@ -337,7 +338,7 @@ func (h *scanHouse) attached(t *testing.T) {
 		t.Errorf("the report is %+v", r)
 	}
 
-	regctl, crane := rig.Need(t, "regctl"), rig.Need(t, "crane")
+	regctl, crane := need.Program(t, "regctl"), need.Program(t, "crane")
 	run(t, h.env, regctl, "registry", "set", h.hub.Host, "--tls", "disabled")
 	image := h.hub.Host + "/team/app:1"
 	for _, kind := range []string{"application/spdx+json", "application/vnd.cyclonedx+json"} {

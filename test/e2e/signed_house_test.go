@@ -15,6 +15,7 @@ import (
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // signedCase is an image, how it was signed, and what becomes of those who pull it.
@@ -60,7 +61,7 @@ type signedNode struct {
 
 func newSignedHouse(t *testing.T) *signedHouse {
 	t.Helper()
-	s := &signedHouse{signers: newSigners(t), crane: rig.Need(t, "crane"), cases: slices.Clone(signedCases), registry: rig.Distribution(t)}
+	s := &signedHouse{signers: newSigners(t), crane: need.Program(t, "crane"), cases: slices.Clone(signedCases), registry: rig.Distribution(t)}
 	dir := t.TempDir()
 	file := func(name, text string) string {
 		path := filepath.Join(dir, name)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/breakwater-oci/breakwater/test/e2e/rig"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // TestSignUnderPolicy has new images signed, attested and documented by the real cosign where a policy refuses them
@@ -17,7 +18,7 @@ import (
 // signature is deleted.
 func TestSignUnderPolicy(t *testing.T) {
 	s := newSigning(t)
-	crane, log := rig.Need(t, "crane"), filepath.Join(t.TempDir(), "decisions.jsonl")
+	crane, log := need.Program(t, "crane"), filepath.Join(t.TempDir(), "decisions.jsonl")
 	hub := rig.StartHub(t, rig.HubOptions{Keys: rig.Keys{"scan.enabled": false, "decisionLog": log}})
 	admin := clientEnv(t)
 	run(t, admin, crane, "auth", "login", hub.Host, "-u", "admin", "-p", rig.AdminPassword)

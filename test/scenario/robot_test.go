@@ -17,6 +17,7 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/hubapi"
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // token asks the hub for one, as docker login's user does.
@@ -189,14 +190,7 @@ func TestPushOutlivesItsCredential(t *testing.T) {
 
 // crane logs in as a robot, pushes, pulls and lists, as in a CI job.
 func TestCraneAsRobot(t *testing.T) {
-	crane, err := exec.LookPath("crane")
-	if err != nil {
-		home, _ := os.UserHomeDir()
-		crane = filepath.Join(home, ".cache/breakwater-rig/bin/crane")
-		if _, err := os.Stat(crane); err != nil {
-			t.Skip("crane is not here; test/rig/install.sh brings it")
-		}
-	}
+	crane := need.Program(t, "crane")
 	h := newHouse(t)
 	api := hubapi.NewClient(h.hub.url, "admin", adminPassword, nil)
 	ci, err := api.CreateRobot(t.Context(), hubapi.RobotSpec{Name: "ci", Rights: []oci.Right{{Repository: "team/**", Actions: []string{"pull", "push"}}}})

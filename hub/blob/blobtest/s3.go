@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +18,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/breakwater-oci/breakwater/hub/blob"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // The account of the server that [S3] starts.
@@ -45,7 +44,7 @@ func S3(t testing.TB) blob.S3Config {
 	} else {
 		endpoint, err := server()
 		if errors.Is(err, exec.ErrNotFound) {
-			missing(t, "versitygw is missing: run `make rig`")
+			need.Missing(t, "versitygw is missing: run `make rig`")
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -96,7 +95,7 @@ func empty(t testing.TB, client *minio.Core, bucket string) {
 
 // server starts versitygw, once.
 var server = sync.OnceValues(func() (endpoint string, err error) {
-	bin, err := find("versitygw")
+	bin, err := need.Find("versitygw")
 	if err != nil {
 		return "", err
 	}
@@ -160,29 +159,4 @@ func start(bin string) (endpoint string, err error) {
 	_ = hold.Close()
 	<-ended
 	return "", fmt.Errorf("versitygw did not come up: %s", out.String())
-}
-
-// find finds a program that `make rig` installs.
-func find(tool string) (string, error) {
-	dir := os.Getenv("BREAKWATER_RIG")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			cache = os.TempDir()
-		}
-		dir = filepath.Join(cache, "breakwater-rig")
-	}
-	if path, err := exec.LookPath(filepath.Join(dir, "bin", tool)); err == nil {
-		return path, nil
-	}
-	return exec.LookPath(tool)
-}
-
-// missing skips the test, or fails it where everything must be there.
-func missing(t testing.TB, what string) {
-	t.Helper()
-	if ci, _ := strconv.ParseBool(os.Getenv("CI")); ci {
-		t.Fatal(what)
-	}
-	t.Skip(what)
 }

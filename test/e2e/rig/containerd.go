@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // The containerd versions that the rig has.
@@ -61,13 +63,13 @@ type Containerd struct {
 // the end of the test.
 func StartContainerd(t testing.TB, o ContainerdOptions) *Containerd {
 	t.Helper()
-	NeedRoot(t)
+	need.Root(t)
 	suffix, ok := map[string]string{"": "", Containerd24: "", Containerd17: "-1.7"}[o.Version]
 	if !ok {
 		t.Fatalf("the rig has no containerd %s", o.Version)
 	}
-	bin := Need(t, "containerd"+suffix)
-	shim := Need(t, shims[suffix])
+	bin := need.Program(t, "containerd"+suffix)
+	shim := need.Program(t, shims[suffix])
 	cgroup := newCgroup(t)
 	dir := TempDir(t, "ctd")
 	c := &Containerd{
@@ -86,7 +88,7 @@ func StartContainerd(t testing.TB, o ContainerdOptions) *Containerd {
 		}
 	}
 	config := filepath.Join(dir, "config.toml")
-	writeFile(t, config, c.config(Need(t, "runc"))+o.Extra)
+	writeFile(t, config, c.config(need.Program(t, "runc"))+o.Extra)
 	c.connect()
 	c.Proc = Run(t, "containerd-"+c.Version, []string{bin, "-c", config}, "PATH="+filepath.Dir(shim)+":"+os.Getenv("PATH"))
 	t.Cleanup(c.removePods)

@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // flavour is one of the two families of media types.
@@ -55,7 +57,7 @@ func Random(t testing.TB, name string) v1.Image {
 // the same Go version. It does not run.
 func Big(t testing.TB, sizeMB int) v1.Image {
 	t.Helper()
-	dir := filepath.Join(Dir(), "images", fmt.Sprintf("big-%d-%s-%s", sizeMB, runtime.GOARCH, runtime.Version()))
+	dir := filepath.Join(need.Dir(), "images", fmt.Sprintf("big-%d-%s-%s", sizeMB, runtime.GOARCH, runtime.Version()))
 	if _, err := os.Stat(dir); err != nil {
 		if err := makeBig(dir, sizeMB); err != nil {
 			t.Fatal(err)

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // Postgres is a running PostgreSQL server with the superuser bw, who needs no password. Unless it was asked to, it does
@@ -74,14 +76,14 @@ func (p *Postgres) Promote() {
 // newPostgres makes a server's folder, which its user owns.
 func newPostgres(t testing.TB) *Postgres {
 	t.Helper()
-	p := &Postgres{Host: FreeAddr(t), bin: filepath.Dir(Need(t, "initdb")), dir: filepath.Join(TempDir(t, "pg"), "data")}
+	p := &Postgres{Host: FreeAddr(t), bin: filepath.Dir(need.Program(t, "initdb")), dir: filepath.Join(TempDir(t, "pg"), "data")}
 	p.Proc = &Proc{t: t}
 	if os.Geteuid() != 0 {
 		return p
 	}
 	u, err := user.Lookup("postgres")
 	if err != nil {
-		missing(t, "the user postgres is missing: run `apt-get install postgresql-15`, or `make rig` as root")
+		need.Missing(t, "the user postgres is missing: run `apt-get install postgresql-15`, or `make rig` as root")
 	}
 	uid, errUID := strconv.Atoi(u.Uid)
 	gid, errGID := strconv.Atoi(u.Gid)

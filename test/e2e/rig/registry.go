@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/breakwater-oci/breakwater/pkg/ocitest"
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // Registry is a running distribution registry, open to everybody, with deletion on.
@@ -30,7 +31,7 @@ type Registry struct {
 // Distribution starts an empty registry.
 func Distribution(t testing.TB) *Registry {
 	t.Helper()
-	bin := Need(t, "registry")
+	bin := need.Program(t, "registry")
 	dir, addr := TempDir(t, "reg"), FreeAddr(t)
 	config := filepath.Join(dir, "config.yml")
 	writeFile(t, config, fmt.Sprintf(`version: 0.1

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/breakwater-oci/breakwater/test/need"
 )
 
 // The account of every S3 that the rig starts, and its one bucket.
@@ -25,7 +27,7 @@ type S3 struct {
 // StartS3 starts a server with one bucket, empty. It keeps its files in dir, a new folder when that is "".
 func StartS3(t testing.TB, dir string) *S3 {
 	t.Helper()
-	bin, addr := Need(t, "versitygw"), FreeAddr(t)
+	bin, addr := need.Program(t, "versitygw"), FreeAddr(t)
 	if dir == "" {
 		dir = TempDir(t, "s3")
 	}
