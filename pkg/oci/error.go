@@ -30,6 +30,7 @@ const (
 	Unsupported         Code = "UNSUPPORTED"
 	TooManyRequests     Code = "TOOMANYREQUESTS"
 	TagInvalid          Code = "TAG_INVALID"
+	TooManyTags         Code = "TOO_MANY_TAGS" // TAG_INVALID on the wire
 	RangeInvalid        Code = "RANGE_INVALID"
 	PageInvalid         Code = "PAGINATION_NUMBER_INVALID"
 	UploadOutOfOrder    Code = "UPLOAD_OUT_OF_ORDER" // BLOB_UPLOAD_INVALID on the wire
@@ -62,6 +63,7 @@ var codes = map[Code]codeInfo{
 	Unsupported:         {"", http.StatusMethodNotAllowed, "the operation is unsupported"},
 	TooManyRequests:     {"", http.StatusTooManyRequests, "too many requests"},
 	TagInvalid:          {"", http.StatusBadRequest, "invalid tag"},
+	TooManyTags:         {"TAG_INVALID", http.StatusRequestURITooLong, "too many tags in one request"},
 	RangeInvalid:        {"", http.StatusRequestedRangeNotSatisfiable, "the range lies outside of the content"},
 	PageInvalid:         {"", http.StatusBadRequest, "invalid number of results requested"},
 	UploadOutOfOrder:    {"BLOB_UPLOAD_INVALID", http.StatusRequestedRangeNotSatisfiable, "the chunk does not begin where the upload ends"},

@@ -13,7 +13,8 @@ import (
 	"github.com/breakwater-oci/breakwater/pkg/oci"
 )
 
-// maxTags is how many tags one push may set: the spec wants ten or more.
+// maxTags is how many tags one push may set: the spec wants ten or more,
+// and 414 for too many.
 const maxTags = 50
 
 // getManifest serves GET /v2/<name>/manifests/<reference> (distribution-spec
@@ -110,7 +111,7 @@ func pushTags(q Request) ([]string, error) {
 	case len(tags) > 0 && !q.Ref.IsDigest():
 		return nil, oci.Errorf(oci.TagInvalid, "more tags can be given when a manifest is pushed by digest")
 	case len(tags) > maxTags:
-		return nil, oci.Errorf(oci.TagInvalid, "%d tags are given, at most %d are allowed", len(tags), maxTags)
+		return nil, oci.Errorf(oci.TooManyTags, "%d tags are given, at most %d are allowed", len(tags), maxTags)
 	}
 	for _, tag := range tags {
 		if err := oci.CheckTag(tag); err != nil {

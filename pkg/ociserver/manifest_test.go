@@ -40,7 +40,7 @@ func TestPutManifest(t *testing.T) {
 		{app.Digest.String(), app.MediaType, app.Bytes, 201, "", app.Digest, "", nil},
 		{app.Digest.String() + "?tag=a&tag=b", app.MediaType, app.Bytes, 201, "", app.Digest, "", []string{"a", "b"}},
 		{app.Digest.String() + "?tag=a&tag=.b", app.MediaType, app.Bytes, 400, "TAG_INVALID", "", "", nil},
-		{app.Digest.String() + "?" + many, app.MediaType, app.Bytes, 400, "TAG_INVALID", "", "", nil},
+		{app.Digest.String() + "?" + many, app.MediaType, app.Bytes, 414, "TAG_INVALID", "", "", nil},
 		{"v1?tag=a", app.MediaType, app.Bytes, 400, "TAG_INVALID", "", "", nil},
 		{"sig", sig.MediaType, sig.Bytes, 201, "", sig.Digest, app.Digest, nil},
 		{".v1", app.MediaType, app.Bytes, 400, "TAG_INVALID", "", "", nil},
