@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/pkg/strictyaml"
 )
 
 // Bundle is a document that was found right, made ready to judge by. It never
@@ -22,8 +23,8 @@ type Bundle struct {
 	authorities map[string]*Authority
 	roots       map[string]*TrustedRoot
 
-	file string
-	at   map[string]position // of each field, for Lint
+	file   string
+	places strictyaml.Places // of each field, for Lint
 }
 
 type compiledPolicy struct {
@@ -91,14 +92,7 @@ func (b *Bundle) Placed(err error) error {
 }
 
 func (b *Bundle) place(f Fault) Fault {
-	f.File = b.file
-	for at := f.Path; at != ""; at = parentPath(at) {
-		if p, ok := b.at[at]; ok {
-			f.Line, f.Column = p.line, p.col
-			break
-		}
-	}
-	return f
+	return f.At(b.places.Near(f.Path))
 }
 
 // Resolve gives a bundle whose trusted roots are all in the document itself:
@@ -136,7 +130,7 @@ func (b *Bundle) Resolve(read func(file string) ([]byte, error)) (*Bundle, error
 	if err != nil {
 		return nil, err
 	}
-	out.at = b.at // of the file that people have
+	out.places = b.places // of the file that people have
 	return out, nil
 }
 

@@ -13,31 +13,26 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/breakwater-oci/breakwater/pkg/strictyaml"
 )
 
 // A checker finds what is wrong in a document that decoded: fields that are
 // missing, that do not go together, that name what is not there.
 type checker struct {
 	d     *decoder
-	known int // so many of d.faults are the decoder's own
+	known int // so many of d.Faults are the decoder's own
 }
 
 // fault notes that the value at path is wrong, unless the decoder already said
 // something of it: a field that could not be read looks as if it were missing.
 func (c *checker) fault(path, format string, args ...any) {
-	for _, f := range c.d.faults[:c.known] {
-		if f.Path != "" && (within(f.Path, path) || within(path, f.Path)) && f.Path != parentPath(path) {
+	for _, f := range c.d.Faults[:c.known] {
+		if f.Path != "" && strictyaml.Related(f.Path, path) && f.Path != strictyaml.Parent(path) {
 			return
 		}
 	}
-	pos := position{}
-	for at := path; at != ""; at = parentPath(at) {
-		if p, ok := c.d.at[at]; ok {
-			pos = p
-			break
-		}
-	}
-	c.d.fault(pos, path, format, args...)
+	c.d.Faultf(c.d.Places.Near(path), path, format, args...)
 }
 
 func (c *checker) required(path, value, want string) {
@@ -222,12 +217,12 @@ func (c *checker) keyless(path string, doc *Document, k *Keyless) {
 func (c *checker) oneOrRegExp(path, key, exact, re string) {
 	switch {
 	case exact == "" && re == "":
-		c.fault(join(path, key), "%s or %sRegExp must be given: any other way, whoever the authority knows could sign", key, key)
+		c.fault(strictyaml.Join(path, key), "%s or %sRegExp must be given: any other way, whoever the authority knows could sign", key, key)
 	case exact != "" && re != "":
-		c.fault(join(path, key), "%s and %sRegExp are both given, want one", key, key)
+		c.fault(strictyaml.Join(path, key), "%s and %sRegExp are both given, want one", key, key)
 	case re != "":
 		if _, err := regexp.Compile(re); err != nil {
-			c.fault(join(path, key+"RegExp"), "not a regular expression (RE2): %v", err)
+			c.fault(strictyaml.Join(path, key+"RegExp"), "not a regular expression (RE2): %v", err)
 		}
 	}
 }
@@ -239,7 +234,7 @@ func (c *checker) reference(path, name string, known []string, what, list string
 		c.fault(path, "must be given: the name of one of %s", list)
 	case !slices.Contains(known, name):
 		msg := fmt.Sprintf("no %s is called %q", what, clip(name, 80))
-		if near := nearest(name, known); near != "" {
+		if near := strictyaml.Nearest(name, known); near != "" {
 			msg += fmt.Sprintf("; did you mean %q?", near)
 		} else if len(known) > 0 && len(known) <= 8 {
 			msg += "; there is " + strings.Join(known, ", ")

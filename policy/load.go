@@ -13,7 +13,7 @@ func Load(file string, data []byte) (*Bundle, error) {
 		return nil, Faults{{File: file, Message: "this is a test document (kind: PolicyTest), want a policy (kind: PolicyBundle)"}}
 	}
 	if d.readable {
-		c := &checker{d: d, known: len(d.faults)}
+		c := &checker{d: d, known: len(d.Faults)}
 		c.document(&doc)
 	}
 	if err := d.err(); err != nil {
@@ -24,7 +24,7 @@ func Load(file string, data []byte) (*Bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.file, b.at = file, d.at
+	b.file, b.places = file, d.Places
 	return b, nil
 }
 

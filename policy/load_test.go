@@ -35,20 +35,16 @@ func TestLoadFaults(t *testing.T) {
 		"comment":     {"# nothing\n", "p.yaml: the document is empty"},
 		"not a map":   {"- a\n", "p.yaml:1:1: got a list, want a mapping with apiVersion, kind, revision, default, maxPolicyAge, onStalePolicy, platforms, trustedRoots, authorities, policies, exceptions"},
 		"two":         {minimal + "---\nkind: x\n", "p.yaml:6:1: a second document; one file holds one"},
-		"tab":         {"kind:\n\tx: y\n", "p.yaml:2:1: a tab cannot indent YAML; use spaces"},
-		"not UTF-8":   {"kind: \"\xff\"\n", "p.yaml:1:8: this is not UTF-8 text"},
 		"unknown key": {minimal + "polices: []\n", `p.yaml:5:1: unknown key "polices"; did you mean "policies"?`},
 		"misplaced key": {minimal + "policies:\n- name: a\n  mode: audit\n  match: {images: ['**']}\n  onError: deny\n",
 			`p.yaml:9:3: policies[0]: unknown key "onError"; it stands in policies[].rules[]`},
 		"far key": {minimal + "wibble: 1\n",
 			`p.yaml:5:1: unknown key "wibble"; known here: apiVersion, kind, revision, default, maxPolicyAge, onStalePolicy, platforms, trustedRoots, authorities, policies, exceptions`},
-		"twice":    {minimal + "default: deny\n", "p.yaml:5:1: default: given a second time; first in line 4"},
 		"enum":     {strings.Replace(minimal, "allow", "dney", 1), `p.yaml:4:10: default: got "dney", want allow, audit or deny; did you mean "deny"?`},
 		"number":   {strings.Replace(minimal, "revision: 1", "revision: one", 1), `p.yaml:3:11: revision: got "one", want a whole number`},
 		"high":     {strings.Replace(minimal, "revision: 1", "revision: 1000000000000000", 1), `p.yaml:3:1: revision: must be 999999999999999 at most`},
 		"duration": {minimal + "maxPolicyAge: 7\n", `p.yaml:5:15: maxPolicyAge: got "7", want a duration like 10s, 72h, 7d`},
 		"list":     {minimal + "policies: {}\n", "p.yaml:5:11: policies: got a mapping, want a list"},
-		"tag":      {minimal + "platforms: !!seq [a]\n", "p.yaml:5:12: platforms: got the tag !!seq; tags have no use here"},
 		"merge":    {minimal + "<<: {platforms: []}\n", "p.yaml:5:1: << has no use here; write the keys out, or give a whole value an &anchor and name it by *anchor"},
 		"kind":     {strings.Replace(minimal, "PolicyBundle", "Policy", 1), `p.yaml:2:1: kind: got "Policy", want PolicyBundle`},
 		"missing": {"kind: PolicyBundle\n", "p.yaml: apiVersion: got \"\", want breakwater.dev/v1alpha1\n" +
@@ -135,14 +131,6 @@ func TestLoadAnchors(t *testing.T) {
 	}
 	if got := b.Document().Policies[1].Match.Images; len(got) != 1 || got[0] != "ghcr.io/acme/**" {
 		t.Errorf("the alias is %v", got)
-	}
-	bomb := "a: &a [x,x,x,x,x,x,x,x,x]\n"
-	for c := 'b'; c < 'k'; c++ {
-		p := string(c - 1)
-		bomb += string(c) + ": &" + string(c) + " [*" + p + ",*" + p + ",*" + p + ",*" + p + ",*" + p + ",*" + p + ",*" + p + ",*" + p + "]\n"
-	}
-	if _, err := policy.Load("p.yaml", []byte(minimal+bomb+"platforms: *j\n")); err == nil {
-		t.Error("a document of aliases of aliases was read")
 	}
 }
 

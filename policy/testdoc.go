@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/pkg/strictyaml"
 )
 
 // Tests is a document of cases that a policy is held to (kind: PolicyTest):
@@ -72,7 +73,7 @@ func LoadTests(file string, data []byte) (*Tests, error) {
 	if !d.readable {
 		return nil, d.err()
 	}
-	c := &checker{d: d, known: len(d.faults)}
+	c := &checker{d: d, known: len(d.Faults)}
 	if t.APIVersion != APIVersion {
 		c.fault("apiVersion", "got %q, want %s", clip(t.APIVersion, 60), APIVersion)
 	}
@@ -136,7 +137,7 @@ func (c *Case) unknownNames(b *Bundle) []string {
 			continue
 		}
 		msg := fmt.Sprintf("the policy has no authority %q", name)
-		if near := nearest(name, known); near != "" {
+		if near := strictyaml.Nearest(name, known); near != "" {
 			msg += fmt.Sprintf("; did you mean %q?", near)
 		}
 		problems = append(problems, msg)

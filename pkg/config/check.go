@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/breakwater-oci/breakwater/pkg/strictyaml"
 )
 
 // Required notes a value that is empty.
@@ -28,7 +30,7 @@ func (p *Problems) HTTPURL(key, value string) {
 	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Hostname() == "", !validPort(u.Port(), true):
 		p.Add(key, wantError{value, want}.Error())
 	case u.RawQuery != "", u.ForceQuery, u.Fragment != "":
-		p.Addf(key, "got %s, want a URL without ? and #", quote(value))
+		p.Addf(key, "got %s, want a URL without ? and #", strictyaml.Quote(value))
 	}
 }
 

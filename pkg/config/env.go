@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+
+	"github.com/breakwater-oci/breakwater/pkg/strictyaml"
 )
 
 // An envKey is a key that the environment can name.
@@ -18,7 +20,7 @@ type envKey struct {
 func envKeys(t reflect.Type, path string) []envKey {
 	var keys []envKey
 	for _, f := range fieldsOf(t) {
-		k := envKey{join(path, f.key), envName(f.key), f.index, f.typ}
+		k := envKey{strictyaml.Join(path, f.key), envName(f.key), f.index, f.typ}
 		inner := f.typ
 		if inner.Kind() == reflect.Pointer {
 			inner = inner.Elem()
@@ -56,15 +58,15 @@ func (d *decoder) environment(v reflect.Value, opts Options) {
 			continue
 		}
 		delete(set, k.env)
-		pos := position{env: prefix + k.env}
+		pos := strictyaml.Position{File: prefix + k.env}
 		if !isScalar(k.typ) {
-			d.add(pos, k.path, "lists and maps are set in the file only")
+			d.Faultf(pos, k.path, "lists and maps are set in the file only")
 			continue
 		}
 		if err := setScalar(fieldByIndex(v, k.index), value); err != nil {
-			d.add(pos, k.path, "%v", err)
+			d.Faultf(pos, k.path, "%v", err)
 		}
-		d.at[k.path] = pos
+		d.Places[k.path] = pos
 	}
 	// Unknown ones are no fault: Kubernetes gives every Pod variables such as
 	// BREAKWATER_HUB_SERVICE_HOST, and other programs have settings of theirs.
@@ -72,7 +74,7 @@ func (d *decoder) environment(v reflect.Value, opts Options) {
 		if _, left := set[name]; !left {
 			continue
 		}
-		if near := nearest(name, known); near != "" {
+		if near := strictyaml.Nearest(name, known); near != "" {
 			opts.Warn(fmt.Sprintf("the environment variable %s is no setting; did you mean %s?", prefix+name, prefix+near))
 		}
 	}

@@ -8,7 +8,8 @@ import (
 	"os"
 	"reflect"
 	"slices"
-	"strings"
+
+	"github.com/breakwater-oci/breakwater/pkg/strictyaml"
 )
 
 // maxFileBytes bounds what Load reads into memory. Thousands of proxies fit.
@@ -76,15 +77,19 @@ func Load(path string, dst any, opts Options) error {
 	}
 	checkSchema(v.Elem().Type())
 
-	d := newDecoder(path)
+	var data []byte
 	if path != "" {
-		data, err := readBounded(path, maxFileBytes)
-		if err != nil {
+		var err error
+		if data, err = readBounded(path, maxFileBytes); err != nil {
 			return err
 		}
-		if fatal := d.document(data, v.Elem()); fatal != nil {
-			return fatal // no tree, so nothing more can be said of this file
-		}
+	}
+	d := newDecoder(path, data)
+	if len(d.Faults) > 0 {
+		return d.err() // no tree, so nothing more can be said of this file
+	}
+	if d.Root != nil {
+		d.value("", d.Root, v.Elem())
 	}
 	d.environment(v.Elem(), opts)
 	if val, ok := dst.(Validator); ok {
@@ -97,74 +102,35 @@ func Load(path string, dst any, opts Options) error {
 func (d *decoder) validate(val Validator) {
 	p := &Problems{}
 	val.Validate(p)
-	known := slices.Clone(d.faults)
+	known := slices.Clone(d.Faults)
 	for _, f := range p.report().faults {
-		if slices.ContainsFunc(known, func(k fault) bool { return k.key != "" && related(k.key, f.key) }) {
+		if slices.ContainsFunc(known, func(k strictyaml.Fault) bool { return k.Path != "" && strictyaml.Related(k.Path, f.Path) }) {
 			continue
 		}
-		f.pos = d.nearestPosition(f.key)
-		d.faults = append(d.faults, f)
+		d.Faults = append(d.Faults, f.At(d.Places.Near(f.Path)))
 	}
 }
 
 // err joins the faults: those of the file in its order, then those that have
 // no place, then those of the environment.
 func (d *decoder) err() error {
-	slices.SortStableFunc(d.faults, func(a, b fault) int { return a.pos.compare(b.pos) })
-	errs := make([]error, len(d.faults))
-	for i, f := range d.faults {
+	rank := func(f strictyaml.Fault) int {
+		switch {
+		case f.Line > 0:
+			return 0
+		case f.File == d.File:
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(d.Faults, func(a, b strictyaml.Fault) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.File, b.File))
+	})
+	errs := make([]error, len(d.Faults))
+	for i, f := range d.Faults {
 		errs[i] = f
 	}
 	return errors.Join(errs...)
-}
-
-// A position is where a value came from: a place in a file, a variable, or
-// (file alone, or nothing) nowhere, when a key was not given.
-type position struct {
-	file      string
-	line, col int
-	env       string
-}
-
-func (p position) String() string {
-	switch {
-	case p.env != "":
-		return p.env
-	case p.line > 0:
-		return fmt.Sprintf("%s:%d:%d", p.file, p.line, p.col)
-	}
-	return p.file
-}
-
-func (p position) compare(q position) int {
-	return cmp.Or(
-		cmp.Compare(p.rank(), q.rank()),
-		cmp.Compare(p.line, q.line),
-		cmp.Compare(p.col, q.col),
-		cmp.Compare(p.env, q.env),
-	)
-}
-
-func (p position) rank() int {
-	switch {
-	case p.env != "":
-		return 2
-	case p.line == 0:
-		return 1
-	}
-	return 0
-}
-
-// A fault is one line of the report. key is "" when msg names it itself.
-type fault struct {
-	pos position
-	key string
-	msg string
-}
-
-func (f fault) Error() string {
-	parts := []string{f.pos.String(), f.key, f.msg}
-	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ": ")
 }
 
 // readBounded reads the file at path, of at most limit bytes.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/breakwater-oci/breakwater/pkg/strictyaml"
 )
 
 // Problems collects what is wrong with a configuration. The zero value is
@@ -15,7 +17,7 @@ import (
 type Problems struct {
 	root   *Problems // nil: this one
 	prefix string
-	faults []fault
+	faults []strictyaml.Fault
 }
 
 // Add notes that the value of key is wrong. msg reads well after "key: ".
@@ -24,9 +26,9 @@ func (p *Problems) Add(key, msg string) {
 	if key == "" {
 		key = p.prefix
 	} else {
-		key = join(p.prefix, key)
+		key = strictyaml.Join(p.prefix, key)
 	}
-	root.faults = append(root.faults, fault{key: key, msg: msg})
+	root.faults = append(root.faults, strictyaml.Fault{Path: key, Message: msg})
 }
 
 // Addf is Add with a message made by fmt.Sprintf.
@@ -35,14 +37,14 @@ func (p *Problems) Addf(key, format string, args ...any) { p.Add(key, fmt.Sprint
 // In is a view of p for what lies in key: p.In("storage").Add("driver", …)
 // adds to storage.driver, and p.In("storage").Add("", …) to storage itself.
 func (p *Problems) In(key string) *Problems {
-	return &Problems{root: p.report(), prefix: join(p.prefix, key)}
+	return &Problems{root: p.report(), prefix: strictyaml.Join(p.prefix, key)}
 }
 
 // Err joins what was added, one line each; nil when that is nothing.
 func (p *Problems) Err() error {
 	var errs []error
 	for _, f := range p.report().faults {
-		if p.prefix == "" || related(p.prefix, f.key) && len(f.key) >= len(p.prefix) {
+		if p.prefix == "" || strictyaml.Related(p.prefix, f.Path) && len(f.Path) >= len(p.prefix) {
 			errs = append(errs, f)
 		}
 	}

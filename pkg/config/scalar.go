@@ -11,19 +11,8 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/goccy/go-yaml/ast"
+	"github.com/breakwater-oci/breakwater/pkg/strictyaml"
 )
-
-func (d *decoder) scalar(path string, n ast.Node, v reflect.Value) {
-	s, ok := text(n)
-	if !ok {
-		d.add(d.position(n), path, "got %s, want %s", describe(n), wanted(v.Type()))
-		return
-	}
-	if err := setScalar(v, s); err != nil {
-		d.add(d.position(n), path, "%v", err)
-	}
-}
 
 // setScalar fills v from s. The error says what was there and what would be
 // right; of a secret it says nothing.
@@ -35,7 +24,7 @@ func setScalar(v reflect.Value, s string) error {
 		return setScalar(v.Elem(), s)
 	}
 	t := v.Type()
-	bad := fmt.Errorf("got %s, want %s", quote(s), wanted(t))
+	bad := fmt.Errorf("got %s, want %s", strictyaml.Quote(s), wanted(t))
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		err := u.UnmarshalText([]byte(s))
 		var we wantError
@@ -45,7 +34,7 @@ func setScalar(v reflect.Value, s string) error {
 		case wanted(t) != otherText:
 			return bad
 		}
-		return fmt.Errorf("got %s: %w", quote(s), err)
+		return fmt.Errorf("got %s: %w", strictyaml.Quote(s), err)
 	}
 	if t == timeDurationType {
 		var dur Duration
@@ -139,4 +128,6 @@ func wanted(t reflect.Type) string {
 // A wantError says in full what was there and what would be right.
 type wantError struct{ got, want string }
 
-func (e wantError) Error() string { return fmt.Sprintf("got %s, want %s", quote(e.got), e.want) }
+func (e wantError) Error() string {
+	return fmt.Sprintf("got %s, want %s", strictyaml.Quote(e.got), e.want)
+}

@@ -102,32 +102,6 @@ func checkType(t reflect.Type, seen map[reflect.Type]bool) {
 	}
 }
 
-// join is the path of key in the mapping at path.
-func join(path, key string) string {
-	if path == "" {
-		return key
-	}
-	return path + "." + key
-}
-
-// parentPath is the path of what holds path: proxies[0].url, proxies[0],
-// proxies, "".
-func parentPath(path string) string {
-	if strings.HasSuffix(path, "]") {
-		return path[:strings.LastIndexByte(path, '[')] // names in brackets hold dots: upstreams[docker.io]
-	}
-	return path[:max(0, strings.LastIndexByte(path, '.'))]
-}
-
-// related says that two paths are one, or that one lies in the other.
-func related(a, b string) bool {
-	if len(a) > len(b) {
-		a, b = b, a
-	}
-	rest, ok := strings.CutPrefix(b, a)
-	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
-}
-
 // envName is the upper snake form of a camelCase key, acronyms kept whole:
 // clientCAFile is CLIENT_CA_FILE, allowedURLs is ALLOWED_URLS.
 func envName(key string) string {

@@ -72,36 +72,3 @@ func TestLoadPanicsOnBadTypes(t *testing.T) {
 		}()
 	}
 }
-
-func TestPaths(t *testing.T) {
-	for path, want := range map[string]string{
-		"proxies[0].url": "proxies[0]", "proxies[0]": "proxies", "proxies": "", "upstreams[docker.io].url": "upstreams[docker.io]",
-		"upstreams[docker.io]": "upstreams", "a.b.c": "a.b",
-	} {
-		if got := parentPath(path); got != want {
-			t.Errorf("parentPath(%q) = %q, want %q", path, got, want)
-		}
-	}
-	for _, tt := range []struct {
-		a, b string
-		want bool
-	}{
-		{"a.b", "a.b", true}, {"a", "a.b", true}, {"a[0]", "a", true}, {"a.b", "a.c", false}, {"a", "ab", false},
-	} {
-		if got := related(tt.a, tt.b); got != tt.want {
-			t.Errorf("related(%q, %q) = %v", tt.a, tt.b, got)
-		}
-	}
-}
-
-func TestNearest(t *testing.T) {
-	known := []string{"listen", "certFile", "keyFile", "clientCAFile", "url", "maxBytes", "tls"}
-	for word, want := range map[string]string{
-		"lisen": "listen", "LISTEN": "listen", "cert_file": "certFile", "cert-file": "certFile", "clientCaFile": "clientCAFile", "urls": "url", "uri": "url",
-		"maxByte": "maxBytes", "tsl": "", "a": "", "": "", "maxSizeInBytes": "", "storage": "", "lösten": "listen",
-	} {
-		if got := nearest(word, known); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
-		}
-	}
-}
