@@ -88,9 +88,10 @@ type Reviewed struct {
 	DoomedBytes      int64
 }
 
-// verdict is what becomes of a blob under review.
+// verdict is what becomes of a blob under review: it is doomed, or has its times
+// set.
 type verdict struct {
-	state                   string
+	doomed                  bool
 	reviewAt, quarantinedAt int64
 }
 
@@ -205,30 +206,39 @@ func (s *Store) keepers(ctx context.Context, q querier, digests string) (map[oci
 func (s *Store) judge(b heldBlob, k keeper, now int64) verdict {
 	switch {
 	case k.leaseAt > 0:
-		return verdict{"live", k.leaseAt + s.gc.Delay.Microseconds(), 0}
+		return verdict{reviewAt: k.leaseAt + s.gc.Delay.Microseconds()}
 	case k.named:
-		return verdict{"live", 0, 0}
+		return verdict{}
 	case b.quarantinedAt == 0:
-		return verdict{"live", now + s.gc.Quarantine.Microseconds(), now}
+		return verdict{reviewAt: now + s.gc.Quarantine.Microseconds(), quarantinedAt: now}
 	}
-	return verdict{"doomed", 0, b.quarantinedAt}
+	return verdict{doomed: true}
 }
 
+// carryOut sets state only where it changes: SQLite takes a row out of each
+// index that is of one state, and puts it in again, whenever state is set, even
+// to what it was. By digest that is a page for each blob.
 func carryOut(ctx context.Context, q querier, v verdict, blobs []heldBlob) error {
 	ids, err := idList(blobs, func(b heldBlob) int64 { return b.ID })
 	if err != nil {
 		return err
 	}
+	if v.doomed {
+		_, err = q.Exec(ctx, `
+			UPDATE blobs SET state = 'doomed', review_at = 0
+			 WHERE id IN (SELECT CAST(d.value AS BIGINT) FROM {each $1} AS d)`, ids)
+		return err
+	}
 	_, err = q.Exec(ctx, `
-		UPDATE blobs SET state = $2, review_at = $3, quarantined_at = $4
-		 WHERE id IN (SELECT CAST(d.value AS BIGINT) FROM {each $1} AS d)`, ids, v.state, v.reviewAt, v.quarantinedAt)
+		UPDATE blobs SET review_at = $2, quarantined_at = $3
+		 WHERE id IN (SELECT CAST(d.value AS BIGINT) FROM {each $1} AS d)`, ids, v.reviewAt, v.quarantinedAt)
 	return err
 }
 
 func (r *Reviewed) count(b heldBlob, v verdict) {
 	r.Blobs++
 	switch {
-	case v.state == "doomed":
+	case v.doomed:
 		r.Doomed++
 		r.DoomedBytes += b.SizeBytes
 	case v.quarantinedAt != 0:

@@ -3,6 +3,7 @@ package meta
 import (
 	"errors"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -215,6 +216,37 @@ func TestBlobsGoWhenNothingKeepsThem(t *testing.T) {
 	c.pass(day)
 	if r := collected(t, s); r.Doomed != 1 || live(t, s, deleted) {
 		t.Errorf("a day after DeleteGrant: %+v", r)
+	}
+}
+
+// What is kept, or goes into quarantine, stays where it is in the indexes by
+// digest and by use: in a large registry each blob is on a page of its own
+// there, which would be read, logged and written for nothing.
+func TestReviewWritesFewPages(t *testing.T) {
+	only(t, "sqlite")
+	const frameBytes = 24 + 4096 // "WAL File Format"
+	path := newDSN(t)
+	s := openStore(t, path, nil)
+	digests := make([]oci.Digest, 5000)
+	for i := range digests {
+		digests[i] = digestOf(fmt.Sprint("lonely ", i))
+	}
+	list, err := jsonText(digests)
+	must(t, err)
+	must(t, second(s.db.Exec(t.Context(), `
+		INSERT INTO blobs (digest, size_bytes, storage_key, state, created_at, last_used_at)
+		SELECT d.value, 1, d.value, 'live', 1, 1 FROM {each $1} AS d`, list)))
+	must(t, second(s.db.Exec(t.Context(), `UPDATE blobs SET review_at = 1 WHERE id > (SELECT max(id) FROM blobs) - 50`)))
+	must(t, second(s.db.Exec(t.Context(), `PRAGMA wal_checkpoint(TRUNCATE)`)))
+
+	r, err := s.ReviewBlobs(t.Context(), 50)
+	if err != nil || r.Quarantined != 50 {
+		t.Fatalf("ReviewBlobs = %+v, %v; want 50 in quarantine", r, err)
+	}
+	log, err := os.Stat(path + "-wal")
+	must(t, err)
+	if pages := log.Size() / frameBytes; pages == 0 || pages > 15 {
+		t.Errorf("a review of 50 of %d blobs wrote %d pages, want a few", len(digests), pages)
 	}
 }
 
