@@ -155,7 +155,10 @@ func serve(ctx context.Context, file string) error {
 	if err := closeProcess(); err != nil {
 		return err
 	}
-	log, err := telemetry.NewLoggerFor(os.Stderr, cfg.Log.Format, cfg.Log.Level)
+	defer raiseHeap()()
+	lines := telemetry.NewLines(os.Stderr)
+	defer lines.Close()
+	log, err := telemetry.NewLoggerFor(lines, cfg.Log.Format, cfg.Log.Level)
 	if err != nil {
 		return err
 	}

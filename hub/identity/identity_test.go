@@ -467,6 +467,20 @@ func TestSignInsAtOnceTakeOneLook(t *testing.T) {
 	wg.Wait()
 }
 
+// Each request brings its token: one that was verified is looked up, not copied.
+func TestKnownTokenIsNotCopied(t *testing.T) {
+	i := newIdentity(t, newClock())
+	r := request("Bearer " + tokenFor(t, i, "admin", oci.Scope{Type: "repository", Name: "team/app", Actions: []string{"pull"}}))
+	n := testing.AllocsPerRun(100, func() {
+		if _, err := i.Authenticate(r); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if n > 1 {
+		t.Errorf("%v allocations for a token that is known, want 1 at most: of what the scheme is called in lower case", n)
+	}
+}
+
 func BenchmarkBasic(b *testing.B) {
 	i := newIdentity(b, newClock())
 	r := basic("admin", adminPassword)

@@ -78,22 +78,24 @@ func (m Middleware) observe(rec *record, r *http.Request, id string, began time.
 	case rec.status >= 500, rec.cut:
 		level = slog.LevelWarn
 	}
-	if !m.Log.Enabled(r.Context(), level) {
+	h := m.Log.Handler()
+	if !h.Enabled(r.Context(), level) {
 		return
 	}
-	attrs := []slog.Attr{
+	line := slog.NewRecord(time.Now(), level, "request", 0) // by the Logger it would cost a walk of the stack, for a source that no line shows
+	line.AddAttrs(
 		slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", rec.status),
 		slog.Int64("bytes", rec.bytes), slog.Duration("dur", dur), slog.String("remote", m.remote(r)), slog.String("id", id),
-	}
+	)
 	if strings.Contains(r.URL.RawQuery, "ns=") {
 		if ns := r.URL.Query().Get("ns"); ns != "" {
-			attrs = append(attrs, slog.String("ns", ns))
+			line.AddAttrs(slog.String("ns", ns))
 		}
 	}
 	if rec.err != nil {
-		attrs = append(attrs, slog.Any("err", rec.err))
+		line.AddAttrs(slog.Any("err", rec.err))
 	}
-	m.Log.LogAttrs(r.Context(), level, "request", attrs...)
+	_ = h.Handle(r.Context(), line) // the Logger, too, would not say
 }
 
 // remote is the client's address, without a port; as net/http has it where

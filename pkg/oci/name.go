@@ -2,7 +2,6 @@ package oci
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -12,11 +11,48 @@ import (
 // leaves it open and notes that many clients limit host and name to 255.
 const MaxNameLength = 255
 
-// The grammars of distribution-spec v1.1, "Pulling manifests".
-var (
-	nameRE = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagRE  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
-)
+// isName says that repo is a name by the grammar of distribution-spec v1.1,
+// "Pulling manifests": a regular expression takes a microsecond or two, and a
+// pull has its name looked at several times.
+//
+//	[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*
+func isName(repo string) bool {
+	between := 0 // where what stands between two words begins; -1 in a word
+	for i := range len(repo) {
+		c := repo[i]
+		switch {
+		case c >= 'a' && c <= 'z' || c >= '0' && c <= '9':
+			if between > 0 && !separates(repo[between:i]) || between == 0 && i > 0 {
+				return false
+			}
+			between = -1
+		case between < 0:
+			between = i
+		}
+	}
+	return between < 0
+}
+
+// separates says that s can stand between two words of a name.
+func separates(s string) bool {
+	switch s {
+	case ".", "_", "__", "/":
+		return true
+	}
+	return strings.Trim(s, "-") == ""
+}
+
+// isTag says that tag is one by the same: [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}
+func isTag(tag string) bool {
+	for i := range len(tag) {
+		c := tag[i]
+		word := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_'
+		if !word && (i == 0 || c != '.' && c != '-') {
+			return false
+		}
+	}
+	return len(tag) >= 1 && len(tag) <= 128
+}
 
 // CheckName returns a [NameInvalid] error when repo is not a repository name
 // of the distribution-spec.
@@ -24,7 +60,7 @@ func CheckName(repo string) error {
 	switch {
 	case len(repo) > MaxNameLength:
 		return &Error{Code: NameInvalid, Message: fmt.Sprintf("repository name is %d bytes long, at most %d are allowed", len(repo), MaxNameLength)}
-	case !nameRE.MatchString(repo):
+	case !isName(repo):
 		return &Error{Code: NameInvalid, Message: fmt.Sprintf("%q is not a repository name: lower-case letters and digits, separated by one of . _ __ - or /", clip(repo))}
 	}
 	return nil
@@ -33,7 +69,7 @@ func CheckName(repo string) error {
 // CheckTag returns a [TagInvalid] error when tag is not a tag of the
 // distribution-spec.
 func CheckTag(tag string) error {
-	if !tagRE.MatchString(tag) {
+	if !isTag(tag) {
 		return &Error{Code: TagInvalid, Message: fmt.Sprintf("%q is not a tag: up to 128 of A-Z a-z 0-9 _ . -, not beginning with . or -", clip(tag))}
 	}
 	return nil

@@ -5,6 +5,7 @@ package pulls
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -73,7 +74,7 @@ func (l *Log) Add(repo, client, userAgent string, o Object) {
 	if p == nil {
 		l.next++
 		sep := ":"
-		if _, err := oci.ParseDigest(o.Reference); err == nil {
+		if strings.Contains(o.Reference, ":") { // as no tag does
 			sep = "@"
 		}
 		p = &Pull{ID: l.next, Image: repo + sep + o.Reference, Client: client, UserAgent: userAgent,
@@ -106,8 +107,7 @@ func (p *Pull) over(o Object) bool {
 	if o.Method == "HEAD" {
 		return true
 	}
-	_, err := oci.ParseDigest(o.Reference)
-	byTag := err != nil
+	byTag := !strings.Contains(o.Reference, ":")
 	return byTag && (len(p.Objects) != 1 || p.Objects[0].Reference != o.Reference || p.Objects[0].Method != "HEAD")
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -210,6 +211,11 @@ func TestHandler(t *testing.T) {
 	}
 }
 
+// late is a value that becomes a group when it is logged.
+type late []slog.Attr
+
+func (l late) LogValue() slog.Value { return slog.GroupValue(l...) }
+
 func TestLogger(t *testing.T) {
 	var b strings.Builder
 	log, err := NewLogger(&b, "json", nil)
@@ -220,9 +226,14 @@ func TestLogger(t *testing.T) {
 	log.With("Authorization", "hunter2").WithGroup("auth").Info("login", "user", "ann", "password", "hunter2",
 		"hubToken", []string{"hunter2"}, "client_secret", "hunter2", "tokens", 3)
 	log.WithGroup("secret").Info("m", "inside", "hunter2")
+	log.WithGroup("secret").With("inside", "hunter2").Info("m")
+	log.With("k", "v").Info("m", "TOKEN", "hunter2")
+	log.Info("m", "k", "v", slog.Group("in", "password", "hunter2"))
+	log.Info("m", "late", late{slog.String("password", "hunter2")})
+	log.With(slog.Group("secret", "inside", "hunter2")).Info("m")
 
 	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
-	if len(lines) != 2 || strings.Contains(b.String(), "hunter2") {
+	if len(lines) != 7 || strings.Contains(b.String(), "hunter2") {
 		t.Fatalf("got\n%s", &b)
 	}
 	var got map[string]any
