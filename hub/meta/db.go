@@ -23,9 +23,9 @@ type querier interface {
 	Notify(ctx context.Context, topic string) error
 }
 
-// db is a database. Outside of a transaction Query and QueryRow are for
-// look-ups: they are done again when the connection breaks, and of SQLite they
-// cannot write. A write that returns rows runs in a transaction, or is one that
+// db is a database. Outside of a transaction Exec is done again when it lost
+// against another one. Query and QueryRow are for look-ups there: they are done
+// again when the connection breaks, too, and of SQLite they cannot write. A write that returns rows runs in a transaction, or is one that
 // may happen twice.
 type db interface {
 	querier
@@ -93,7 +93,9 @@ func (s *Store) transact(ctx context.Context, fn func(q querier) error) error {
 const attempts = 5
 
 // again runs try until it does well, or fails for a reason that will not pass.
-func again(ctx context.Context, try func() error) error {
+func again(ctx context.Context, try func() error) error { return againIf(ctx, passes, try) }
+
+func againIf(ctx context.Context, passes func(error) bool, try func() error) error {
 	for i := range attempts - 1 {
 		err := try()
 		if err == nil || ctx.Err() != nil || !passes(err) {

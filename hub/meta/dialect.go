@@ -151,14 +151,20 @@ func passes(err error) bool {
 	if _, ok := errors.AsType[*unansweredError](err); ok || ended(err) {
 		return false
 	}
-	switch sqlState(err) {
-	case "40001", "40P01": // serialization_failure, deadlock_detected
+	if undone(err) {
 		return true
 	}
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return false // the server is away: for longer than a few tries
 	}
 	return gone(err)
+}
+
+// undone says that a statement or transaction was in another one's way and was
+// given up for it.
+func undone(err error) bool {
+	state := sqlState(err)
+	return state == "40001" || state == "40P01" // serialization_failure, deadlock_detected
 }
 
 // unansweredError says that it is not known whether a commit has happened.

@@ -128,9 +128,13 @@ func (d *postgresDB) text(query string) string {
 }
 
 // Exec is tried once: one that was not answered may have happened.
-func (d *postgresDB) Exec(ctx context.Context, query string, args ...any) (int64, error) {
-	tag, err := d.pool.Exec(ctx, d.text(query), args...)
-	return tag.RowsAffected(), d.because(ctx, err)
+func (d *postgresDB) Exec(ctx context.Context, query string, args ...any) (n int64, err error) {
+	err = againIf(ctx, undone, func() error { // not where the connection broke: it may have happened
+		tag, err := d.pool.Exec(ctx, d.text(query), args...)
+		n = tag.RowsAffected()
+		return d.because(ctx, err)
+	})
+	return n, err
 }
 
 func (d *postgresDB) Query(ctx context.Context, query string, args ...any) (rows, error) {

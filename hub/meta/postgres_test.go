@@ -272,6 +272,39 @@ func TestDeadlocksPass(t *testing.T) {
 	}
 }
 
+// A statement by itself that locks several rows, as those of garbage collection
+// do, may meet a transaction that does so in another order.
+func TestStatementsPassDeadlocks(t *testing.T) {
+	only(t, "postgres")
+	dsn := newDSN(t)
+	s := openStore(t, dsn+"&options=-c%20deadlock_timeout%3D10ms", nil)
+	for _, name := range []string{"a", "b"} {
+		must(t, s.PutUser(t.Context(), User{Name: name}))
+	}
+	lock := `SELECT 1 FROM users WHERE name = $1 FOR UPDATE`
+	c := connect(t, dsn) // finds out about a deadlock much later
+	must(t, second(c.Exec(t.Context(), `BEGIN`)))
+	must(t, second(c.Exec(t.Context(), lock, "b")))
+	done := make(chan error)
+	go func() {
+		n, err := s.db.Exec(t.Context(), `UPDATE users SET created_at = created_at + 1`) // in the order of the table
+		if err == nil && n != 2 {
+			err = fmt.Errorf("%d rows", n)
+		}
+		done <- err
+	}()
+	watch := connect(t, dsn)
+	eventually(t, "it waits for b", func() (waits bool) {
+		must(t, watch.QueryRow(t.Context(), `SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)`).Scan(&waits))
+		return waits
+	})
+	must(t, second(c.Exec(t.Context(), lock, "a"))) // which it has
+	must(t, second(c.Exec(t.Context(), `COMMIT`)))
+	if err := <-done; err != nil {
+		t.Errorf("a statement that lost in a deadlock: %v", err)
+	}
+}
+
 // Who stops waiting leaves neither a transaction nor a broken connection.
 func TestCancelledStatement(t *testing.T) {
 	only(t, "postgres")
