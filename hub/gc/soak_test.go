@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -296,7 +297,7 @@ func (s *soak) pull(ctx context.Context, reg *registry.Registry, repo string, re
 			s.pulls.Add(1)
 			return nil
 		}
-		if !oci.IsAbsent(err) {
+		if !oci.IsAbsent(err) && !errors.Is(err, fs.ErrNotExist) { // nothing keeps its bytes from being deleted once it was looked up
 			return err
 		}
 	}

@@ -1,12 +1,9 @@
 package bench
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os/exec"
 	"regexp"
@@ -110,78 +107,12 @@ func requestsWith(t *testing.T, method, url, authorization string, clients int, 
 	if wrk, err := exec.LookPath("wrk"); err == nil && method == http.MethodGet {
 		return wrkRequests(t, wrk, url, authorization, clients, d)
 	}
-	counts := make([]int, clients)
-	var g errgroup.Group
 	begun := time.Now()
-	for i := range clients {
-		g.Go(func() (err error) {
-			counts[i], err = repeat(method, url, authorization, begun.Add(d))
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
+	n, err := repeat(method, url, authorization, clients, begun.Add(d))
+	if err != nil {
 		t.Fatal(err)
 	}
-	took := time.Since(begun)
-	sum := 0
-	for _, n := range counts {
-		sum += n
-	}
-	return result{float64(sum) / took.Seconds(), float64(sum) / 1000}
-}
-
-// repeat sends the same request again and again over one connection, which costs less of the processor than an
-// http.Client takes, and counts the answers, each of them 200 and with a Content-Length.
-func repeat(method, url, authorization string, until time.Time) (n int, err error) {
-	req, err := http.NewRequest(method, url, nil)
-	if err != nil {
-		return 0, err
-	}
-	req.Header.Set("Accept", manifestType)
-	if authorization != "" {
-		req.Header.Set("Authorization", authorization)
-	}
-	var text bytes.Buffer
-	if err := req.Write(&text); err != nil {
-		return 0, err
-	}
-	conn, err := net.Dial("tcp", req.URL.Host)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	r := bufio.NewReaderSize(conn, 64<<10)
-	for ; time.Now().Before(until); n++ {
-		if _, err := conn.Write(text.Bytes()); err != nil {
-			return n, err
-		}
-		length := 0
-		for first := true; ; first = false {
-			line, err := r.ReadSlice('\n')
-			if err != nil {
-				return n, fmt.Errorf("%s %s: %w", method, url, err)
-			}
-			line = bytes.TrimSpace(line)
-			if first && !bytes.HasPrefix(line, []byte("HTTP/1.1 200 ")) {
-				return n, fmt.Errorf("%s %s: %s", method, url, line)
-			}
-			if len(line) == 0 {
-				break
-			}
-			if name, value, _ := bytes.Cut(line, []byte(": ")); bytes.EqualFold(name, []byte("Content-Length")) {
-				if length, err = strconv.Atoi(string(value)); err != nil {
-					return n, err
-				}
-			}
-		}
-		if method == http.MethodHead {
-			continue
-		}
-		if _, err := r.Discard(length); err != nil {
-			return n, err
-		}
-	}
-	return n, nil
+	return result{float64(n) / time.Since(begun).Seconds(), float64(n) / 1000}
 }
 
 var wrkRate, wrkCount = regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`), regexp.MustCompile(`(\d+) requests in`)
