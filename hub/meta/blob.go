@@ -195,8 +195,13 @@ func (s *Store) DeleteGrant(ctx context.Context, repo string, d oci.Digest) (err
 		// The blob's row first: a push that found the grant holds it until its
 		// manifest is stored, and then the manifest is seen below.
 		var blobID int64
+		// Where there is none nothing is deleted: a push may give one and be granted
+		// it meanwhile, and no lock would tell.
 		err := q.QueryRow(ctx, `SELECT id FROM blobs WHERE digest = $1 AND state = 'live' {for update}`, d).Scan(&blobID)
-		if err != nil && !isNoRow(err) {
+		if isNoRow(err) {
+			return ErrNotFound
+		}
+		if err != nil {
 			return err
 		}
 		n, err := q.Exec(ctx, `
