@@ -542,6 +542,9 @@ func imageIn(w *world, repo, tag string) NewManifest {
 	return withTag(parsed(w.t, image(repo, "", layer)), tag)
 }
 
+// nothing: there has never been a blob.
+func nothing(*world) {}
+
 // lonely: a's blob, that no manifest names, past its lease and due.
 func lonely(w *world) {
 	must(w.t, w.commit(w.t.Context(), w.begin(repoA), layerText))
@@ -770,6 +773,12 @@ var situations = []situation{
 	{"a purge and a mount", lease, faded, func(w *world) []does { return []does{purgeDoes(w), mountIn(true), gcDoes(w)} }},
 	{"a blob deleted by hand, a push and collection", noGC, lonely, func(w *world) []does {
 		return []does{deleteBlobIn(repoA), putIn(repoA, "v2"), gcDoes(w)}
+	}},
+	{"a blob deleted by hand, its upload and collection", noGC, quarantined, func(w *world) []does {
+		return []does{deleteBlobIn(repoB), uploadIn(w.begin(repoB), false), gcDoes(w)}
+	}},
+	{"a blob deleted by hand before it is there, and its upload", lease, nothing, func(w *world) []does {
+		return []does{deleteBlobIn(repoB), uploadIn(w.begin(repoB), false)}
 	}},
 	{"a blob deleted by hand elsewhere, HEAD, then PUT", lease, named, func(w *world) []does {
 		return []does{deleteIn(w), deleteBlobIn(repoA), pushIn(repoB)}
