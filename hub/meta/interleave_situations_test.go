@@ -101,13 +101,13 @@ func mountIn(held bool) does {
 }
 
 // uploadIn pushes the blob that may be there, or be going, and its manifest.
-func uploadIn(u Upload, held bool) does {
+func uploadIn(repo string, u Upload, held bool) does {
 	return does{"upload", func(ctx context.Context, w *world) error {
 		if err := w.commit(ctx, u, layerText); err != nil {
 			w.fault("an upload could not be committed: %v", err)
 			return nil
 		}
-		err := w.s.PutManifest(ctx, imageIn(w, repoB, "v2"))
+		err := w.s.PutManifest(ctx, imageIn(w, repo, "v2"))
 		if err != nil && held {
 			w.fault("a blob was uploaded, and the PUT: %v", err)
 		}
@@ -115,9 +115,9 @@ func uploadIn(u Upload, held bool) does {
 	}}
 }
 
-func deleteIn(w *world) does {
-	d := imageIn(w, repoA, "").Digest
-	return does{"delete", func(ctx context.Context, w *world) error { return w.s.DeleteManifest(ctx, repoA, d, "x") }}
+func deleteIn(w *world, repo string) does {
+	d := imageIn(w, repo, "").Digest
+	return does{"delete", func(ctx context.Context, w *world) error { return w.s.DeleteManifest(ctx, repo, d, "x") }}
 }
 
 // astray: an object that no row speaks of, beside a's blob that nobody names.
@@ -146,7 +146,7 @@ func writeIn(w *world, u Upload) does {
 	w.object(u.StorageKey, false)
 	return does{"write and upload", func(ctx context.Context, w *world) error {
 		w.object(u.StorageKey, true)
-		return uploadIn(u, true).run(ctx, w)
+		return uploadIn(repoB, u, true).run(ctx, w)
 	}}
 }
 
@@ -206,15 +206,15 @@ var situations = []situation{
 	{"a mount and collection", noGC, lonely, func(w *world) []does { return []does{mountIn(false), gcDoes(w)} }},
 	{"a mount on lease and collection", lease, lonely, func(w *world) []does { return []does{mountIn(true), gcDoes(w)} }},
 	{"a mount on lease of a blob in quarantine", lease, quarantined, func(w *world) []does { return []does{mountIn(true), gcDoes(w)} }},
-	{"an upload of the blob that is collected", noGC, lonely, func(w *world) []does { return []does{uploadIn(w.begin(repoB), false), gcDoes(w)} }},
-	{"an upload on lease of the blob that is collected", lease, quarantined, func(w *world) []does { return []does{uploadIn(w.begin(repoB), true), gcDoes(w)} }},
+	{"an upload of the blob that is collected", noGC, lonely, func(w *world) []does { return []does{uploadIn(repoB, w.begin(repoB), false), gcDoes(w)} }},
+	{"an upload on lease of the blob that is collected", lease, quarantined, func(w *world) []does { return []does{uploadIn(repoB, w.begin(repoB), true), gcDoes(w)} }},
 	{"two uploads of one blob that is collected", lease, lonely, func(w *world) []does {
-		return []does{uploadIn(w.begin(repoB), true), uploadIn(w.begin(repoB), true), gcDoes(w)}
+		return []does{uploadIn(repoB, w.begin(repoB), true), uploadIn(repoB, w.begin(repoB), true), gcDoes(w)}
 	}},
 	{"two collectors and a push", noGC, lonely, func(w *world) []does { return []does{putIn(repoA, "v2"), gcDoes(w), gcDoes(w)} }},
-	{"a deletion and collection", noGC, named, func(w *world) []does { return []does{deleteIn(w), gcDoes(w)} }},
-	{"a deletion, a push of the same and collection", noGC, named, func(w *world) []does { return []does{deleteIn(w), putIn(repoA, "v2"), gcDoes(w)} }},
-	{"a deletion and a tag anew", noGC, named, func(w *world) []does { return []does{deleteIn(w), putIn(repoA, "v1")} }},
+	{"a deletion and collection", noGC, named, func(w *world) []does { return []does{deleteIn(w, repoA), gcDoes(w)} }},
+	{"a deletion, a push of the same and collection", noGC, named, func(w *world) []does { return []does{deleteIn(w, repoA), putIn(repoA, "v2"), gcDoes(w)} }},
+	{"a deletion and a tag anew", noGC, named, func(w *world) []does { return []does{deleteIn(w, repoA), putIn(repoA, "v1")} }},
 	{"a deletion and its tag pointed elsewhere", noGC, named, func(w *world) []does {
 		other := parsed(w.t, image(repoB, "other", layer))
 		other.Repo, other.Tag = repoA, "v1"
@@ -230,13 +230,13 @@ var situations = []situation{
 				return err
 			}}
 		}
-		return []does{whole(deleteIn(w)), whole(does{"put other", func(ctx context.Context, w *world) error {
+		return []does{whole(deleteIn(w, repoA)), whole(does{"put other", func(ctx context.Context, w *world) error {
 			return w.s.PutManifest(ctx, other)
 		}})}
 	}},
-	{"two deletions", noGC, named, func(w *world) []does { return []does{deleteIn(w), deleteIn(w)} }},
+	{"two deletions", noGC, named, func(w *world) []does { return []does{deleteIn(w, repoA), deleteIn(w, repoA)} }},
 	{"a deleted tag, a deleted manifest, a tag anew", noGC, named, func(w *world) []does {
-		return []does{untagIn(repoA, "v1"), deleteIn(w), putIn(repoA, "v1")}
+		return []does{untagIn(repoA, "v1"), deleteIn(w, repoA), putIn(repoA, "v1")}
 	}},
 	{"a repository's deletion, a push to it and collection", noGC, named, func(w *world) []does {
 		return []does{deleteRepoIn(repoA), putIn(repoA, "v2"), gcDoes(w)}
@@ -265,7 +265,7 @@ var situations = []situation{
 			return w.s.PutManifest(ctx, m)
 		}}, putIn(repoA, "v1")}
 	}},
-	{"a restoration and a deletion of what is restored", noGC, binned, func(w *world) []does { return []does{restoreDoes(w, false), deleteIn(w), gcDoes(w)} }},
+	{"a restoration and a deletion of what is restored", noGC, binned, func(w *world) []does { return []does{restoreDoes(w, false), deleteIn(w, repoA), gcDoes(w)} }},
 	{"two restorations", noGC, binned, func(w *world) []does { return []does{restoreDoes(w, false), restoreDoes(w, false)} }},
 	{"a purge and collection", noGC, faded, func(w *world) []does { return []does{purgeDoes(w), gcDoes(w)} }},
 	{"a purge, a push and collection", noGC, faded, func(w *world) []does { return []does{purgeDoes(w), putIn(repoA, "v2"), gcDoes(w)} }},
@@ -275,13 +275,13 @@ var situations = []situation{
 		return []does{deleteBlobIn(repoA), putIn(repoA, "v2"), gcDoes(w)}
 	}},
 	{"a blob deleted by hand, its upload and collection", noGC, quarantined, func(w *world) []does {
-		return []does{deleteBlobIn(repoB), uploadIn(w.begin(repoB), false), gcDoes(w)}
+		return []does{deleteBlobIn(repoB), uploadIn(repoB, w.begin(repoB), false), gcDoes(w)}
 	}},
 	{"a blob deleted by hand before it is there, and its upload", lease, nothing, func(w *world) []does {
-		return []does{deleteBlobIn(repoB), uploadIn(w.begin(repoB), false)}
+		return []does{deleteBlobIn(repoB), uploadIn(repoB, w.begin(repoB), false)}
 	}},
 	{"a blob deleted by hand elsewhere, HEAD, then PUT", lease, named, func(w *world) []does {
-		return []does{deleteIn(w), deleteBlobIn(repoA), pushIn(repoB)}
+		return []does{deleteIn(w, repoA), deleteBlobIn(repoA), pushIn(repoB)}
 	}},
 	{"untagged manifests and a tag", noGC, func(w *world) {
 		named(w)
@@ -310,7 +310,7 @@ var situations = []situation{
 		return []does{writeIn(w, w.begin(repoB)), orphansDoes(), gcDoes(w)}
 	}},
 	{"two uploads of one blob, and objects without a row", lease, astray, func(w *world) []does {
-		return []does{writeIn(w, w.begin(repoB)), uploadIn(w.begin(repoB), true), orphansDoes()}
+		return []does{writeIn(w, w.begin(repoB)), uploadIn(repoB, w.begin(repoB), true), orphansDoes()}
 	}},
 	{"a proxy that evicts and a mount from it", noGC, func(w *world) {
 		must(w.t, second(w.s.PutProject(w.t.Context(), Project{Name: "docker.io", Kind: Proxy, Source: FromFile})))

@@ -586,7 +586,7 @@ func TestAnyThree(t *testing.T) {
 	ci, _ := strconv.ParseBool(os.Getenv("CI"))
 	switch {
 	case *allOrders:
-		mixes, seed = 20_000, rand.Uint64()
+		mixes, seed = 100_000, rand.Uint64()
 	case ci:
 		mixes = 600
 	case testing.Short():
@@ -598,10 +598,14 @@ func TestAnyThree(t *testing.T) {
 	for range mixes {
 		sit := anyThree(chance)
 		w.s.gc = sit.gc.complete()
-		// Each goes on for a few steps, then any other.
+		// Each goes on for a step or two, or for many, and then any other.
 		var order []int
 		for len(order) < 60 {
-			order = append(order, slices.Repeat([]int{chance.IntN(3)}, 1+chance.IntN(6))...)
+			n := 1 + chance.IntN(3)
+			if chance.IntN(2) == 0 {
+				n = 1 + chance.IntN(16)
+			}
+			order = append(order, slices.Repeat([]int{chance.IntN(3)}, n)...)
 		}
 		if sit.once(w, order); t.Failed() {
 			return
@@ -609,34 +613,47 @@ func TestAnyThree(t *testing.T) {
 	}
 }
 
-// anyThree is a situation by chance. What a push was told may not hold there,
-// as blobs are deleted one by one.
+// anyThree is a situation by chance, mostly about one repository. What a push
+// was told may not hold there, as blobs are deleted one by one.
 func anyThree(chance *rand.Rand) situation {
 	befores := []func(*world){nothing, lonely, quarantined, named, binned, faded}
-	all := []func(*world) does{
-		gcDoes, deleteIn, purgeDoes, untaggedDoes,
-		func(*world) does { return putIn(repoA, "v1") },
-		func(*world) does { return putIn(repoB, "v2") },
-		func(*world) does { return mountIn(false) },
-		func(w *world) does { return uploadIn(w.begin(repoA), false) },
-		func(w *world) does { return uploadIn(w.begin(repoB), false) },
-		func(*world) does { return deleteBlobIn(repoA) },
-		func(*world) does { return deleteBlobIn(repoB) },
-		func(*world) does { return deleteRepoIn(repoA) },
-		func(*world) does { return deleteRepoIn(repoB) },
-		func(*world) does { return untagIn(repoA, "v1") },
-		func(*world) does { return restoreAny(false) },
-		func(*world) does { return restoreAny(true) },
+	all := []func(w *world, repo string) does{
+		func(w *world, _ string) does { return gcDoes(w) },
+		func(w *world, _ string) does { return purgeDoes(w) },
+		func(w *world, _ string) does { return untaggedDoes(w) },
+		func(_ *world, repo string) does { return putIn(repo, "v1") },
+		func(_ *world, repo string) does { return putIn(repo, "v2") },
+		func(*world, string) does { return mountIn(false) },
+		func(w *world, repo string) does { return uploadIn(repo, w.begin(repo), false) },
+		deleteIn,
+		func(_ *world, repo string) does { return deleteBlobIn(repo) },
+		func(_ *world, repo string) does { return deleteRepoIn(repo) },
+		func(_ *world, repo string) does { return untagIn(repo, "v1") },
+		func(*world, string) does { return restoreAny(false) },
+		func(*world, string) does { return restoreAny(true) },
 	}
-	pick := []int{chance.IntN(len(all)), chance.IntN(len(all)), chance.IntN(len(all))}
+	type pick struct {
+		do   int
+		repo string
+	}
+	var picks []pick
+	repos := []string{repoA, repoB}
+	mostly := chance.IntN(2)
+	for range 3 {
+		repo := repos[mostly]
+		if chance.IntN(5) == 0 {
+			repo = repos[1-mostly]
+		}
+		picks = append(picks, pick{chance.IntN(len(all)), repo})
+	}
 	gc := noGC
 	if chance.IntN(3) == 0 {
 		gc = lease
 	}
 	before := chance.IntN(len(befores))
 	return situation{fmt.Sprintf("after %d", before), gc, befores[before], func(w *world) (three []does) {
-		for _, i := range pick {
-			three = append(three, all[i](w))
+		for _, p := range picks {
+			three = append(three, all[p.do](w, p.repo))
 		}
 		return three
 	}}
