@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/minio/minio-go/v7"
 
@@ -182,20 +183,37 @@ func (r *s3Section) finish() {
 
 // What [s3Section.WriteTo] copies by is larger than io.Copy would have it: with
 // several sections at once, each piece is a wait for the bucket, one for the
-// client, and a change between processes. Most blobs are small, and take less.
-const smallBytes, largeBytes = 64 << 10, 512 << 10
+// client, and a change between processes. The first few sections have the most
+// of it; with hundreds at once there is always something to do, and memory
+// counts. Most blobs are small, and take less.
+const (
+	smallBytes, largeBytes, hugeBytes = 64 << 10, 512 << 10, 1 << 20
+
+	hugeAtOnce = 16
+)
 
 var (
 	smallBuffers = sync.Pool{New: func() any { return new([smallBytes]byte) }}
 	largeBuffers = sync.Pool{New: func() any { return new([largeBytes]byte) }}
+	hugeBuffers  = sync.Pool{New: func() any { return new([hugeBytes]byte) }}
+	hugeTaken    atomic.Int32
 )
 
 // WriteTo implements [io.WriterTo].
 func (r *s3Section) WriteTo(w io.Writer) (int64, error) {
-	if r.left <= smallBytes {
+	switch {
+	case r.left <= smallBytes:
 		small, _ := smallBuffers.Get().(*[smallBytes]byte)
 		defer smallBuffers.Put(small)
 		return r.copyBy(small[:], w)
+	case r.left > largeBytes:
+		defer hugeTaken.Add(-1)
+		if hugeTaken.Add(1) > hugeAtOnce {
+			break
+		}
+		huge, _ := hugeBuffers.Get().(*[hugeBytes]byte)
+		defer hugeBuffers.Put(huge)
+		return r.copyBy(huge[:], w)
 	}
 	large, _ := largeBuffers.Get().(*[largeBytes]byte)
 	defer largeBuffers.Put(large)
