@@ -48,6 +48,7 @@ type deletion struct {
 	repo  int64
 	cause Cause
 	by    string
+	at    int64 // of all its rows: [Store.RestoreTrash] is for all or for none
 	out   *Deletion
 
 	ids      []int64 // of the manifests that go
@@ -69,7 +70,7 @@ func (s *Store) delete(ctx context.Context, repoName string, cause Cause, by str
 		if err := r.must(Local); err != nil {
 			return err
 		}
-		if err := fn(&deletion{s: s, q: q, op: op, repo: r.RepoID, cause: cause, by: by, out: &out}); err != nil {
+		if err := fn(&deletion{s: s, q: q, op: op, repo: r.RepoID, cause: cause, by: by, at: s.nowMicros(), out: &out}); err != nil {
 			return err
 		}
 		if try {
@@ -197,12 +198,7 @@ func (x *deletion) finish(ctx context.Context, about []oci.Digest, children bool
 	if err := x.tags(ctx, x.digests, x.tagNames); err != nil {
 		return err
 	}
-	ids, err := idList(x.ids, func(id int64) int64 { return id })
-	if err != nil {
-		return err
-	}
-	_, err = x.q.Exec(ctx, `
-		DELETE FROM manifests WHERE id IN (SELECT CAST(d.value AS BIGINT) FROM {each $1} AS d)`, ids)
+	_, err := x.forget(ctx, x.ids)
 	return err
 }
 
@@ -250,7 +246,7 @@ func (x *deletion) manifests(ctx context.Context) error {
 			SELECT CAST($2 AS TEXT), CAST($3 AS TEXT), 'manifest', m.repo_id, m.digest, m.media_type, m.size_bytes, m.created_at, m.last_pull_at, m.body,
 			       CAST($4 AS TEXT), CAST($5 AS BIGINT)
 			  FROM manifests m WHERE m.id IN (SELECT CAST(d.value AS BIGINT) FROM {each $1} AS d) ORDER BY m.id`,
-			list, x.op, x.cause, x.by, x.s.nowMicros())
+			list, x.op, x.cause, x.by, x.at)
 		if err != nil {
 			return err
 		}
@@ -303,7 +299,7 @@ func (x *deletion) tags(ctx context.Context, digests []oci.Digest, names []strin
 		SELECT CAST($3 AS TEXT), CAST($4 AS TEXT), 'tag', t.repo_id, t.name, t.digest, t.media_type, t.size_bytes, t.updated_at,
 		       CAST($5 AS TEXT), CAST($6 AS BIGINT)
 		  FROM tags t WHERE t.repo_id = $1 AND t.name IN (SELECT d.value FROM {each $2} AS d) ORDER BY t.name`,
-		x.repo, list, x.op, x.cause, x.by, x.s.nowMicros())
+		x.repo, list, x.op, x.cause, x.by, x.at)
 	if err != nil {
 		return err
 	}
@@ -331,20 +327,16 @@ func (x *deletion) everything(ctx context.Context, try bool) (manifests, tags in
 	if _, err = collect(rs, err, scanID); err != nil {
 		return 0, 0, err
 	}
-	_, err = x.q.Exec(ctx, `
+	copied, err := x.q.Exec(ctx, `
 		INSERT INTO trash (op, cause, kind, repo_id, digest, media_type, size_bytes, created_at, last_pull_at, body, deleted_by, deleted_at)
 		SELECT CAST($2 AS TEXT), CAST($3 AS TEXT), 'manifest', m.repo_id, m.digest, m.media_type, m.size_bytes, m.created_at, m.last_pull_at, m.body,
 		       CAST($4 AS TEXT), CAST($5 AS BIGINT)
-		  FROM manifests m WHERE m.repo_id = $1 ORDER BY m.id`, x.repo, x.op, x.cause, x.by, x.s.nowMicros())
+		  FROM manifests m WHERE m.repo_id = $1 ORDER BY m.id`, x.repo, x.op, x.cause, x.by, x.at)
 	if err != nil {
 		return 0, 0, err
 	}
-	// What was pushed meanwhile may be in the copy. Then it goes too, and nobody
-	// is to tag it any more; the rest stays.
-	rs, err = x.q.Query(ctx, `
-		SELECT m.id FROM trash t JOIN manifests m ON m.repo_id = t.repo_id AND m.digest = t.digest
-		 WHERE t.op = $1 AND t.kind = 'manifest' ORDER BY m.id {for update of m}`, x.op)
-	if _, err = collect(rs, err, scanID); err != nil {
+	ids, err := x.copied(ctx, copied)
+	if err != nil {
 		return 0, 0, err
 	}
 	_, err = x.q.Exec(ctx, `
@@ -352,7 +344,7 @@ func (x *deletion) everything(ctx context.Context, try bool) (manifests, tags in
 		SELECT CAST($2 AS TEXT), CAST($3 AS TEXT), 'tag', t.repo_id, t.name, t.digest, t.media_type, t.size_bytes, t.updated_at,
 		       CAST($4 AS TEXT), CAST($5 AS BIGINT)
 		  FROM tags t WHERE t.repo_id = $1 AND EXISTS (SELECT 1 FROM trash x WHERE x.repo_id = t.repo_id AND x.digest = t.digest AND x.op = $2)
-		 ORDER BY t.name`, x.repo, x.op, x.cause, x.by, x.s.nowMicros())
+		 ORDER BY t.name`, x.repo, x.op, x.cause, x.by, x.at)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -365,8 +357,41 @@ func (x *deletion) everything(ctx context.Context, try bool) (manifests, tags in
 	if err != nil {
 		return 0, 0, err
 	}
-	manifests, err = x.q.Exec(ctx, `
-		DELETE FROM manifests WHERE repo_id = $1
-		   AND EXISTS (SELECT 1 FROM trash x WHERE x.repo_id = $1 AND x.digest = manifests.digest AND x.op = $2 AND x.kind = 'manifest')`, x.repo, x.op)
+	manifests, err = x.forget(ctx, ids)
 	return manifests, tags, err
+}
+
+// copied locks the manifests that everything has copied to the trash, which are
+// so many, and returns their ids. What was pushed meanwhile may be in the copy:
+// then it goes too, and nobody is to tag it any more. What another has deleted
+// meanwhile may be in it as well: that is in the trash as the other's, and may
+// come again before all is done.
+func (x *deletion) copied(ctx context.Context, n int64) (ids []int64, err error) {
+	rs, err := x.q.Query(ctx, `
+		SELECT t.id, m.id FROM trash t JOIN manifests m ON m.repo_id = t.repo_id AND m.digest = t.digest
+		 WHERE t.op = $1 AND t.kind = 'manifest' ORDER BY m.id {for update of m}`, x.op)
+	type copied struct{ trashID, id int64 }
+	all, err := collect(rs, err, func(r row, c *copied) error { return r.Scan(&c.trashID, &c.id) })
+	for _, c := range all {
+		ids = append(ids, c.id)
+	}
+	if err != nil || int64(len(all)) == n {
+		return ids, err
+	}
+	list, err := idList(all, func(c copied) int64 { return c.trashID })
+	if err != nil {
+		return nil, err
+	}
+	_, err = x.q.Exec(ctx, `
+		DELETE FROM trash WHERE op = $1 AND id NOT IN (SELECT CAST(d.value AS BIGINT) FROM {each $2} AS d)`, x.op, list)
+	return ids, err
+}
+
+// forget deletes the rows of manifests that are in the trash by now.
+func (x *deletion) forget(ctx context.Context, ids []int64) (int64, error) {
+	list, err := idList(ids, func(id int64) int64 { return id })
+	if err != nil {
+		return 0, err
+	}
+	return x.q.Exec(ctx, `DELETE FROM manifests WHERE id IN (SELECT CAST(d.value AS BIGINT) FROM {each $1} AS d)`, list)
 }

@@ -120,6 +120,14 @@ func deleteIn(w *world, repo string) does {
 	return does{"delete", func(ctx context.Context, w *world) error { return w.s.DeleteManifest(ctx, repo, d, "x") }}
 }
 
+// atOnce does something in one step.
+func atOnce(name string, run func(ctx context.Context, w *world) error) does {
+	return does{name, func(ctx context.Context, w *world) error {
+		beforeStep(ctx)
+		return run(context.WithoutCancel(w.t.Context()), w)
+	}}
+}
+
 // astray: an object that no row speaks of, beside a's blob that nobody names.
 func astray(w *world) {
 	lonely(w)
@@ -250,6 +258,15 @@ var situations = []situation{
 			}}
 		}
 		return []does{deleteRepoIn(repoA), other("v2"), other("v3")}
+	}},
+	{"a repository's deletion, and another image that comes and goes", noGC, named, func(w *world) []does {
+		other := parsed(w.t, image(repoB, "other", layer))
+		other.Repo, other.Tag = repoA, "v2"
+		return []does{deleteRepoIn(repoA), atOnce("put other", func(ctx context.Context, w *world) error {
+			return w.s.PutManifest(ctx, other)
+		}), atOnce("delete other", func(ctx context.Context, w *world) error {
+			return w.s.DeleteManifest(ctx, repoA, other.Digest, "x")
+		})}
 	}},
 	{"a restoration and collection", noGC, binned, func(w *world) []does { return []does{restoreDoes(w, false), gcDoes(w)} }},
 	{"a restoration and a purge", noGC, binned, func(w *world) []does {

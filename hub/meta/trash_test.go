@@ -504,3 +504,43 @@ func TestRestoreIsOfOneMoment(t *testing.T) {
 		t.Errorf("restored:\n%s, want\n%s", got, before)
 	}
 }
+
+// All that a deletion takes goes at one moment: its time would be over for one
+// half before the other, and a restoration bring that half back alone.
+func TestDeletionIsOfOneMoment(t *testing.T) {
+	c := newClock()
+	s := newStore(t, c)
+	now := s.now
+	slowly := func() time.Time {
+		c.pass(time.Millisecond)
+		return now()
+	}
+	for early := range 12 {
+		for _, whole := range []bool{false, true} {
+			repo := fmt.Sprintf("app/r%d-%v", early, whole)
+			all := map[string]NewManifest{}
+			img := put(t, s, repo, "img", "img", "")
+			all["img"], all["sig"] = img, put(t, s, repo, "sig", "", img.Digest)
+			before := contents(t, s, repo, all)
+			s.now = slowly
+			if whole {
+				_, _, _, err := s.DeleteRepo(t.Context(), repo, "ann", false)
+				must(t, err)
+			} else {
+				must(t, s.DeleteManifest(t.Context(), repo, img.Digest, "ann"))
+			}
+			s.now = now
+			of, _, err := s.Trash(t.Context(), TrashFilter{Repo: repo}, 10, "")
+			must(t, err)
+			c.pass(s.gc.TrashFor - time.Duration(early)*time.Millisecond)
+			err = s.RestoreTrash(t.Context(), of[0].Op, false)
+			if errors.Is(err, ErrNotFound) {
+				continue
+			}
+			must(t, err)
+			if got := contents(t, s, repo, all); got != before {
+				t.Errorf("%d ms before the end of its time a deletion was restored to\n%s, want\n%s", early, got, before)
+			}
+		}
+	}
+}
