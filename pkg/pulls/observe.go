@@ -25,6 +25,9 @@ func (l *Log) Observe(e ociserver.Event) {
 	if e.Kind == ociserver.Blob {
 		o.Kind = "blob"
 	}
+	if e.Status >= http.StatusBadRequest {
+		o.SentBytes = 0 // what was sent is the error
+	}
 	if e.Err != nil {
 		o.Error = e.Err.Error()
 	}

@@ -1,10 +1,12 @@
 package pulls
 
 import (
+	"net/http"
 	"testing"
 	"time"
 
 	"github.com/breakwater-oci/breakwater/pkg/oci"
+	"github.com/breakwater-oci/breakwater/pkg/ociserver"
 )
 
 const d1 = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -45,5 +47,16 @@ func TestGrouping(t *testing.T) {
 	add("docker.io/library/nginx", "GET", "blob", d1, oci.FromHub, 1)
 	if got := l.Recent(10); len(got) != 3 || got[0].SentBytes != 1 || got[2].Image != "docker.io/library/redis:7" {
 		t.Errorf("after a long pause: %d pulls, newest %+v", len(got), got[0])
+	}
+}
+
+// An error's text is no byte of an image.
+func TestBytesOfWhatFails(t *testing.T) {
+	for status, want := range map[int]int64{http.StatusOK: 93, http.StatusServiceUnavailable: 0} {
+		l := New(1)
+		l.Observe(ociserver.Event{Kind: ociserver.Manifest, Method: http.MethodGet, Repo: "app", Ref: oci.Tagged("1"), Status: status, BytesSent: 93})
+		if got := l.Recent(1); got[0].SentBytes != want {
+			t.Errorf("answered %d, %d bytes were sent of it, want %d", status, got[0].SentBytes, want)
+		}
 	}
 }
