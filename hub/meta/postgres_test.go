@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/breakwater-oci/breakwater/hub/meta/metatest/pgtest"
@@ -278,29 +279,41 @@ func TestStatementsPassDeadlocks(t *testing.T) {
 	only(t, "postgres")
 	dsn := newDSN(t)
 	s := openStore(t, dsn+"&options=-c%20deadlock_timeout%3D10ms", nil)
-	for _, name := range []string{"a", "b"} {
+	for _, name := range []string{"a", "b", "c"} {
 		must(t, s.PutUser(t.Context(), User{Name: name}))
 	}
-	lock := `SELECT 1 FROM users WHERE name = $1 FOR UPDATE`
-	c := connect(t, dsn) // finds out about a deadlock much later
-	must(t, second(c.Exec(t.Context(), `BEGIN`)))
-	must(t, second(c.Exec(t.Context(), lock, "b")))
-	done := make(chan error)
+	watch := connect(t, dsn)
+	wait := func(want int) {
+		eventually(t, fmt.Sprint(want, " wait"), func() bool {
+			var n int
+			must(t, watch.QueryRow(t.Context(), `
+				SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&n))
+			return n == want
+		})
+	}
+	const lock = `SELECT 1 FROM users WHERE name = $1 FOR UPDATE`
+	holds := func(name string) *pgx.Conn {
+		c := connect(t, dsn+"&options=-c%20deadlock_timeout%3D1h") // who looks for a deadlock loses in it
+		must(t, second(c.Exec(t.Context(), `BEGIN`)))
+		must(t, second(c.Exec(t.Context(), lock, name)))
+		return c
+	}
+	b, c := holds("b"), holds("c")
+	lost, got := make(chan error), make(chan error)
 	go func() {
 		n, err := s.db.Exec(t.Context(), `UPDATE users SET created_at = created_at + 1`) // in the order of the table
-		if err == nil && n != 2 {
+		if err == nil && n != 3 {
 			err = fmt.Errorf("%d rows", n)
 		}
-		done <- err
+		lost <- err
 	}()
-	watch := connect(t, dsn)
-	eventually(t, "it waits for b", func() (waits bool) {
-		must(t, watch.QueryRow(t.Context(), `SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)`).Scan(&waits))
-		return waits
-	})
-	must(t, second(c.Exec(t.Context(), lock, "a"))) // which it has
+	wait(1) // for b
+	go func() { got <- second(c.Exec(t.Context(), lock, "a")) }()
+	wait(2)
+	must(t, second(b.Exec(t.Context(), `COMMIT`))) // now the statement waits for c, which waits for a, which it has
+	must(t, <-got)
 	must(t, second(c.Exec(t.Context(), `COMMIT`)))
-	if err := <-done; err != nil {
+	if err := <-lost; err != nil {
 		t.Errorf("a statement that lost in a deadlock: %v", err)
 	}
 }
