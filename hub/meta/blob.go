@@ -195,10 +195,10 @@ func (s *Store) DeleteGrant(ctx context.Context, repo string, d oci.Digest) (err
 		// The blob's row first: a push that found the grant holds it until its
 		// manifest is stored, and then the manifest is seen below.
 		var blobID int64
-		// Where there is none nothing is deleted: a push may give one and be granted
-		// it meanwhile, and no lock would tell.
 		err := q.QueryRow(ctx, `SELECT id FROM blobs WHERE digest = $1 AND state = 'live' {for update}`, d).Scan(&blobID)
 		if isNoRow(err) {
+			// Not even a grant is deleted: a push may just be given one, and without a
+			// row there is no lock that would tell.
 			return ErrNotFound
 		}
 		if err != nil {

@@ -622,7 +622,10 @@ func TestAnyThree(t *testing.T) {
 // anyThree is a situation by chance, mostly about one repository. What a push
 // was told may not hold there, as blobs are deleted one by one.
 func anyThree(chance *rand.Rand) situation {
-	befores := []func(*world){nothing, lonely, quarantined, named, binned, faded}
+	befores := []struct {
+		name   string
+		before func(*world)
+	}{{"nothing", nothing}, {"lonely", lonely}, {"quarantined", quarantined}, {"named", named}, {"binned", binned}, {"faded", faded}}
 	all := []func(w *world, repo string) does{
 		func(w *world, _ string) does { return gcDoes(w) },
 		func(w *world, _ string) does { return purgeDoes(w) },
@@ -656,8 +659,8 @@ func anyThree(chance *rand.Rand) situation {
 	if chance.IntN(3) == 0 {
 		gc = lease
 	}
-	before := chance.IntN(len(befores))
-	return situation{fmt.Sprintf("after %d", before), gc, befores[before], func(w *world) (three []does) {
+	first := befores[chance.IntN(len(befores))]
+	return situation{"any three after " + first.name, gc, first.before, func(w *world) (three []does) {
 		for _, p := range picks {
 			three = append(three, all[p.do](w, p.repo))
 		}
